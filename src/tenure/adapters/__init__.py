@@ -1,0 +1,1 @@
+"""One folder per foreign engine; foreign errors are translated here."""

@@ -1,0 +1,1 @@
+"""What was promised: claims, predicates, lifecycle, events, receipts, registry. No tensors here."""

@@ -1,0 +1,1 @@
+"""Which rows should live on the device: scorers, selectors, schedule."""

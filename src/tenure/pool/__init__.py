@@ -1,0 +1,1 @@
+"""Where rows live: arena, host tier, transfers, pager, sizing."""

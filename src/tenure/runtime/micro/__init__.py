@@ -1,0 +1,1 @@
+"""The block-only reference runtime: no tensors, no tokens, deterministic."""
