@@ -124,6 +124,8 @@ def test_every_layer_fills_the_bytes_that_the_geometry_says(family: str) -> None
     [
         ("DeepseekV3Config", {}, "latent"),
         ("FalconH1Config", {}, "hybrid"),
+        ("RwkvConfig", {"num_attention_heads": None, "num_key_value_heads": None}, "recurrent"),
+        ("MiMoV2FlashConfig", {}, "twice"),
         ("T5Config", {"num_key_value_heads": None}, "encoder-decoder"),
     ],
 )
