@@ -32,7 +32,16 @@ class AttentionMassScorer:
 
     name = "attention_mass"
 
-    def __init__(self, *, query_rows: int = 32, decay: float = 1.0, combine: str = "mean", top_layers: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        query_rows: int = 32,
+        decay: float = 1.0,
+        combine: str = "max",
+        top_layers: int = 8,
+        follow_rows: int = 64,
+        follow_share: float = 0.5,
+    ) -> None:
         if query_rows < 1:
             raise PolicyError(f"attention_mass: query_rows is {query_rows}; it needs at least 1 recent query")
         if not 0 < decay <= 1:
@@ -43,6 +52,8 @@ class AttentionMassScorer:
         self.decay = decay
         self.combine = combine
         self.top_layers = top_layers
+        self.follow_rows = follow_rows
+        self.follow_share = follow_share
 
     def score(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[float]:
         """One score a block; see the module for the formula. Scores are in `[0, sum of decays]`."""
@@ -56,7 +67,16 @@ class AttentionMassScorer:
             scores = by_layer.mean(dim=0)
         else:
             scores = by_layer.topk(min(self.top_layers, by_layer.shape[0]), dim=0).values.mean(dim=0)
-        return [float(score) for score in scores.tolist()]
+        return self._follow([float(score) for score in scores.tolist()], block_size=view.block_size)
+
+    def _follow(self, scores: list[float], *, block_size: int) -> list[float]:
+        """Let a block inherit from those just before it: what follows a match is what will be read next."""
+        reach = -(-self.follow_rows // block_size)
+        share = self.follow_share ** (block_size / self.follow_rows) if self.follow_rows else 0.0
+        return [
+            max(scores[index - back] * share**back for back in range(min(reach, index) + 1))
+            for index in range(len(scores))
+        ]
 
     def _log_masses(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[torch.Tensor]:
         """Unnormalised log mass, one `[blocks, L, H, G*W]` tensor a plane group."""
