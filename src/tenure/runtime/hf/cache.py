@@ -144,6 +144,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             "transfer": transfer,
             "poison_dead_rows": poison_dead_rows,
         }
+        self._config = config
         self._clock = clock
         self._pool: Pool | None = None
         self._pager: Pager | None = None
@@ -244,7 +245,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             )
         pager = self.open(dtype=keys.dtype, device=keys.device)
         plan = self._plan_room(rows)
-        if rows == 1 and self.reselector.due and not plan.recall:
+        if rows == 1 and self.reselector.due and not plan.recall and self.can_score:
             if pager.host_only_blocks:
                 plan = self._plan_reselect(pager, room=Room.KEEP, expected=plan)
             else:
@@ -291,13 +292,17 @@ class PooledCache(Cache):  # type: ignore[misc]
         """
         chosen = as_policy(policy)
         reselector = Reselector(chosen, clock=self._clock)
-        if reselector.scorer.query_rows and not self._queries.rows:
-            raise PolicyError(
-                f"policy {chosen.scorer} needs the model's queries, and this cache was made with {self.policy.scorer}, "
-                "which needs none; make the cache with a policy that does (attention_mass)"
-            )
+        if reselector.scorer.query_rows:
+            watch_queries(self._config)
+        self._queries.rows = max(self._queries.rows, reselector.scorer.query_rows)
         self.policy, self.reselector = chosen, reselector
         self._planned = None
+
+    @property
+    def can_score(self) -> bool:
+        """Whether the policy has what it needs to score now: false until queries were seen, and again after a crop."""
+        wanted = self.reselector.scorer.query_rows
+        return not wanted or self._queries.recent(wanted) is not None
 
     def _recent_queries(self) -> RecentQueries:
         wanted = self.reselector.scorer.query_rows
@@ -333,13 +338,21 @@ class PooledCache(Cache):  # type: ignore[misc]
                     f"crop(-{removed}): native layer {index} ({type(layer).__name__}) has forgotten what it would go "
                     "back to; call activate_past_recording() before the tokens that may be dropped"
                 )
-        if self._pager is not None and removed:
-            target = self._pager.logical_rows - removed
-            self._pager.crop(target)
-            self.reselector.forget(target // self.block_size)
-            self._queries.clear()
+        if removed:
+            self.crop_pooled(self.logical_rows - removed)
         for layer in others:
             layer.crop(tokens_to_remove)
+
+    def crop_pooled(self, logical_rows: int) -> None:
+        """Cut the pooled layers, and only those, to `logical_rows`. All or nothing.
+
+        For a caller that answers for the native layers itself, such as one that takes back a forward that died half
+        way: pooled layers are committed together, native ones one by one. Queries seen so far are forgotten.
+        """
+        if self._pager is not None:
+            self._pager.crop(logical_rows)
+            self.reselector.forget(logical_rows // self.block_size)
+        self._queries.clear()
 
     def reset(self) -> None:
         """Forget the sequence: rows, host blocks, scores and queries. The device memory is kept."""
