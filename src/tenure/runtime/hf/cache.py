@@ -146,6 +146,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             "transfer": transfer,
             "poison_dead_rows": poison_dead_rows,
         }
+        self._config = config
         self._clock = clock
         self._pool: Pool | None = None
         self._pager: Pager | None = None
@@ -259,7 +260,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         """
         pager = self.pager
         plan = self._plan_room(rows)
-        if rows == 1 and self.reselector.due and not plan.recall:
+        if rows == 1 and self.reselector.due and not plan.recall and (self.can_score or not self.queries.connected):
             if pager.host_only_blocks:
                 plan = self._plan_reselect(pager, room=Room.KEEP, expected=plan)
             else:
@@ -307,13 +308,17 @@ class PooledCache(Cache):  # type: ignore[misc]
         """
         chosen = as_policy(policy)
         reselector = Reselector(chosen, clock=self._clock)
-        if reselector.scorer.query_rows and not self.queries.rows:
-            raise PolicyError(
-                f"policy {chosen.scorer} needs the model's queries, and this cache was made with {self.policy.scorer}, "
-                "which needs none; make the cache with a policy that does (attention_mass)"
-            )
+        if reselector.scorer.query_rows:
+            watch_queries(self._config)
+        self.queries.rows = max(self.queries.rows, reselector.scorer.query_rows)
         self.policy, self.reselector = chosen, reselector
         self._planned = None
+
+    @property
+    def can_score(self) -> bool:
+        """Whether the policy has what it needs to score now: false until queries were seen, and again after a crop."""
+        wanted = self.reselector.scorer.query_rows
+        return not wanted or self.queries.recent(wanted) is not None
 
     def _recent_queries(self) -> RecentQueries:
         wanted = self.reselector.scorer.query_rows
@@ -349,13 +354,21 @@ class PooledCache(Cache):  # type: ignore[misc]
                     f"crop(-{removed}): native layer {index} ({type(layer).__name__}) has forgotten what it would go "
                     "back to; call activate_past_recording() before the tokens that may be dropped"
                 )
-        if self._pager is not None and removed:
-            target = self._pager.logical_rows - removed
-            self._pager.crop(target)
-            self.reselector.forget(target // self.block_size)
-            self.queries.clear()
+        if removed:
+            self.crop_pooled(self.logical_rows - removed)
         for layer in others:
             layer.crop(tokens_to_remove)
+
+    def crop_pooled(self, logical_rows: int) -> None:
+        """Cut the pooled layers, and only those, to `logical_rows`. All or nothing.
+
+        For a caller that answers for the native layers itself, such as one that takes back a forward that died half
+        way: pooled layers are committed together, native ones one by one. Queries seen so far are forgotten.
+        """
+        if self._pager is not None:
+            self._pager.crop(logical_rows)
+            self.reselector.forget(logical_rows // self.block_size)
+        self.queries.clear()
 
     def reset(self) -> None:
         """Forget the sequence: rows, host blocks, scores and queries. The device memory is kept."""
@@ -419,15 +432,20 @@ class _Forward:
 
 
 class QueryWindow:
-    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing."""
+    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing.
+
+    `connected` is true once any query has reached a tap: before, the model's attention may not be ours at all.
+    """
 
     def __init__(self, *, layers: int, rows: int) -> None:
         self.rows = rows
+        self.connected = False
         self._kept: list[deque[torch.Tensor]] = [deque() for _ in range(layers)]
         self._scaling = [1.0] * layers
         self.taps = [partial(self._take, layer) for layer in range(layers)]
 
     def _take(self, layer: int, query: torch.Tensor, scaling: float) -> None:
+        self.connected = True
         kept = self._kept[layer]
         self._scaling[layer] = scaling
         rows = query.shape[2]
