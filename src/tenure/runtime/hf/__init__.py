@@ -1,6 +1,7 @@
 """Hugging Face Transformers models on the pool."""
 
 from tenure.runtime.hf.cache import CacheStatistics, PooledCache, PooledLayer
+from tenure.runtime.hf.compiled import CompiledDecoder
 from tenure.runtime.hf.sampling import Sampling
 from tenure.runtime.hf.session import (
     BlockPlace,
@@ -14,6 +15,7 @@ from tenure.runtime.hf.session import (
 __all__ = [
     "BlockPlace",
     "CacheStatistics",
+    "CompiledDecoder",
     "ContextLimitWarning",
     "PooledCache",
     "PooledLayer",
