@@ -136,12 +136,11 @@ class Session:
             tail_blocks=tail_blocks,
             clock=clock,
         )
-        pager = self.cache.open(dtype=model.dtype, device=model.device)
-        size = pager.block_size
-        default_rows = max(size, READ_ROWS // size * size)
         if read_rows is not None and read_rows < 1:
             raise UsageError(f"read_rows is {read_rows}; a turn is read at least 1 row a forward")
-        self.read_rows = min(default_rows if read_rows is None else read_rows, pager.max_append_rows)
+        whole_blocks = max(1, READ_ROWS // self.cache.block_size) * self.cache.block_size
+        self.read_rows = min(whole_blocks if read_rows is None else read_rows, self.cache.max_append_rows)
+        self.cache.open(dtype=model.dtype, device=model.device)
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
