@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenure.errors import ModelError, TenureError, UsageError
-from tenure.models.convert import STORED_DTYPE, convert, first_line, quiet_transformers, require_all_weights, summarise
+from tenure.models.convert import STORED_DTYPE, convert, first_line, quiet_transformers, require_all_weights
 from tenure.models.fetch import DEFAULT_MODEL, Downloader, EmbeddedModel, fetch
 from tenure.models.fingerprint import ModelIdentity, combined_sha256, remembered_sha256, tokenizer_id
 from tenure.models.progress import Reporter, TerminalReporter
@@ -61,6 +61,8 @@ def load(
     not asked here.
     """
     reporter = TerminalReporter() if reporter is None else reporter
+    if not name:
+        raise ModelError(f"the model's name is empty{_did_you_mean(name)}")
     with reporter.stage("Starting torch and transformers"):
         torch_dtype, torch_device = _torch_dtype(dtype), _torch_device(device)
         importlib.import_module("transformers")
@@ -114,9 +116,6 @@ def _prepare_gguf(path: Path, *, reporter: Reporter) -> tuple[Path, str]:
     found = store.find(key)
     if found is not None:
         return found, sha256
-    with reporter.stage(f"Reading the header of {path.name}"):
-        summary = summarise(path)
-    require_room(store.folder_of(key), summary.converted_bytes, what=path.name)
     return store.build(key, lambda folder: convert(path, folder, reporter=reporter)), sha256
 
 
@@ -150,7 +149,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, reporter: Reporter) -> _Parts
 
 def _from_hub(name: str, dtype: torch.dtype, reporter: Reporter) -> _Parts:
     """The hub's local cache first, so that a model once fetched starts without a network and stays the same."""
-    if not _HUB_ID.fullmatch(name):
+    if not _HUB_ID.fullmatch(name) or name.lower().endswith(".gguf"):
         message = (
             f"there is no model {name!r}: no such file or folder, and it cannot be an id on a hub{_did_you_mean(name)}"
         )
@@ -222,6 +221,7 @@ def _pretrained(
         where, config=config, dtype=dtype, output_loading_info=True, **options
     )
     require_all_weights(info, where)
+    _require_tokenizer(tokenizer, model, where)
     return model, tokenizer
 
 
@@ -239,6 +239,19 @@ def _require_decoder_only(config: PretrainedConfig, name: str) -> None:
         what = ", ".join(sorted(named)) if named else f"of type {config.model_type!r}"
         message = (
             f"{name} is no decoder-only causal language model (it is {what}), so it has no cache that can be pooled"
+        )
+        raise ModelError(message)
+
+
+def _require_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Refuse a tokenizer that is not the model's: from a folder without its files Transformers makes an empty one."""
+    ids = tokenizer.encode("the tokens of a text", add_special_tokens=False)
+    embedding_rows = int(model.get_input_embeddings().weight.shape[0])
+    if not ids or max(ids) >= embedding_rows:
+        found = f"id {max(ids)}" if ids else "no ids at all"
+        message = (
+            f"the tokenizer of {name} gives {found} for plain text, the model has ids 0 to {embedding_rows - 1}: "
+            "its files are missing or another model's"
         )
         raise ModelError(message)
 
