@@ -101,6 +101,13 @@ def test_a_tokenizer_is_the_same_whatever_padding_truncation_and_template_are_se
     assert before.startswith("tokenizer:sha256:")
 
 
+def test_a_tokenizers_settings_are_left_out_whatever_the_order_of_its_keys() -> None:
+    first = fingerprint._without_settings('{"version":"1.0","truncation":{"max_length":4},"padding":null,"model":{}}')
+    second = fingerprint._without_settings('{"version":"1.0","truncation":null,"padding":{"pad_id":0},"model":{}}')
+    assert first == second
+    assert fingerprint._without_settings('{"padding":null,"model":{"vocab":{}}}') != first
+
+
 def test_tokenizers_that_give_other_ids_have_other_identities() -> None:
     first = fast_tokenizer({"a": 0, "b": 1})
     with_added = fast_tokenizer({"a": 0, "b": 1})
