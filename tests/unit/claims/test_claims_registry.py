@@ -56,6 +56,16 @@ def test_a_claim_over_the_inequality_is_rejected_with_numbers_and_whom_it_waits_
 
 
 @pytest.mark.clause("TNR-ACC-004")
+def test_a_claim_that_adds_no_block_is_still_rejected_while_the_pool_is_short() -> None:
+    world = World(usable_blocks=80)
+    world.submit(RESIDENT)
+    receipt = world.submit(replace(RESIDENT, claim_id="claim:second"), active_live_blocks=25)
+    assert receipt.outcome is Outcome.REJECTED
+    assert receipt.numbers is not None
+    assert receipt.numbers.shortfall_blocks == 60 + 25 - 80
+
+
+@pytest.mark.clause("TNR-ACC-004")
 def test_the_budget_binds_before_the_pool_does() -> None:
     world = World(usable_blocks=1000, claim_budget_blocks=64)
     assert world.submit(RESIDENT).accepted
