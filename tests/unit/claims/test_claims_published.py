@@ -79,6 +79,17 @@ def test_every_clause_that_tests_can_tell_has_a_test_and_every_marked_clause_exi
     assert missing - awaited == set()
 
 
+def test_every_clause_that_the_suite_can_tell_has_a_check_and_every_check_a_clause() -> None:
+    suite = pytest.importorskip("tenure.conformance.suite", reason="the conformance suite is not part of this build")
+    by_check = suite.clauses_by_check()
+    assert all(by_check.values()), "a check that names no clause"
+    checked = {name for names in by_check.values() for name in names}
+    clauses = specification().clauses
+    assert checked <= set(clauses)
+    told_by_suite = {name for name, found in clauses.items() if CheckedBy.CONFORMANCE in found.checked_by}
+    assert told_by_suite - checked == set(), "say so in spec/, or write the check"
+
+
 def test_the_code_cites_only_clauses_that_exist() -> None:
     cited = {name for path in (ROOT / "src").rglob("*.py") for name in CLAUSE_ID.findall(path.read_text())}
     assert cited
