@@ -7,27 +7,11 @@ Nothing here knows claims or policies. `tenure.arbiter.arbiter` uses these numbe
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from itertools import accumulate
 
+from tenure.claims.modes import AttentionMode, Feasibility
 from tenure.errors import PolicyError
-
-
-class AttentionMode(enum.StrEnum):
-    """What a request must keep while it runs through its chunks."""
-
-    FULL_ATTENTION = "full_attention"  #: everything so far: chunking bounds the step, never the live blocks
-    SLIDING_WINDOW = "sliding_window"  #: at most the window
-    RECOMPUTE_FREE_BETWEEN_CHUNKS = "recompute_free_between_chunks"  #: the current chunk only
-
-
-class Feasibility(enum.StrEnum):
-    """Whether resident promises and active work can both be kept. Strings as published."""
-
-    FEASIBLE = "feasible_preserve_resident_and_active"
-    INFEASIBLE = "infeasible_preserve_resident_and_active"
-    INFEASIBLE_RESTORE = "infeasible_restore_claimed_kv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

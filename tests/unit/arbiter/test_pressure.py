@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenure.arbiter.pressure import AttentionMode, Feasibility, LivePlan, Pressure, even_chunks, explain_labels
+from tenure.arbiter.pressure import LivePlan, Pressure, even_chunks, explain_labels
+from tenure.claims.modes import AttentionMode, Feasibility
 from tenure.errors import PolicyError
 
 BULKY = (20, 20, 20, 10)
