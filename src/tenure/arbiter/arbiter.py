@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from typing import Protocol
 
 from tenure.arbiter.blocking import StandingView, fewest
@@ -53,8 +54,11 @@ class PressureView(StandingView, Protocol):
         ...
 
 
-_BY_MODE: Mapping[ProtectionMode, tuple[Shelf, Shelf]] = {
-    mode: (Shelf(mode=mode, is_due=True), Shelf(mode=mode)) for mode in STRENGTH_ORDER
+_BY_MODE: Mapping[ProtectionMode, tuple[Shelf, ...]] = {
+    mode: tuple(
+        Shelf(mode=mode, is_due=is_due, is_whole=is_whole) for is_due, is_whole in product((True, False), repeat=2)
+    )
+    for mode in STRENGTH_ORDER
 }
 _RESERVING = tuple(shelf for mode in STRENGTH_ORDER if mode.reserves_blocks for shelf in _BY_MODE[mode])
 
@@ -138,8 +142,11 @@ class _Case:
 
     def _offer(self, mode: ProtectionMode, action: Action) -> None:
         for shelf in _BY_MODE[mode]:
-            if shelf.is_due or action is not Action.EXPIRE_RESIDENT_CLAIM:
-                self.offers.setdefault(shelf, []).append(action)
+            if action is Action.EXPIRE_RESIDENT_CLAIM and not shelf.is_due:
+                continue
+            if action is Action.OFFLOAD_RESIDENT and not shelf.is_whole:
+                continue
+            self.offers.setdefault(shelf, []).append(action)
 
     def _governing(self) -> tuple[str, Line]:
         """The line of the strongest mode that has to give way, weaker ones first; the `active` line if none does."""
@@ -213,10 +220,14 @@ class _Case:
                 return self._routed()
             case Action.CAPACITY_REQUIRED if self.view.addable_blocks >= self.lacking_blocks:
                 return self._grown()
-            case Action.DEFER_ACTIVE if self._may_wait(step):
-                return self._unserved(Outcome.DEFERRED, Action.DEFER_ACTIVE, self._why_waiting())
             case _:
-                return None
+                return self._deferred(step)
+
+    def _deferred(self, step: Step) -> Decision | None:
+        if step.action is not Action.DEFER_ACTIVE or not self._may_wait(step):
+            return None
+        reason = Reason.WAITS_FOR_HEADROOM if self.blocking_claim_ids else Reason.WAITS_FOR_ACTIVE
+        return self._unserved(Outcome.DEFERRED, Action.DEFER_ACTIVE, reason)
 
     def _in_less(self, least_blocks: int, action: Action) -> Decision | None:
         """Run in fewer blocks than the schedule wants, in an arena of its own; None if even the least does not fit."""
@@ -318,9 +329,6 @@ class _Case:
             line=self.line_name,
             retry_after_s=max(0.0, min(ends) - self.now_s) if ends else None,
         )
-
-    def _why_waiting(self) -> Reason:
-        return Reason.WAITS_FOR_HEADROOM if self.blocking_claim_ids else Reason.WAITS_FOR_ACTIVE
 
     @property
     def waits_for_active_blocks(self) -> int:

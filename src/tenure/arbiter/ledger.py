@@ -26,10 +26,17 @@ Standing = tuple[int, int, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """Claims that give way alike: one protection mode, and whether their promised time has run out."""
+    """Claims that give way alike.
+
+    Args:
+        mode: on what terms they were accepted.
+        is_due: whether their promised time has run out.
+        is_whole: whether their predicate holds on the device. Only a whole claim can be offloaded and restored.
+    """
 
     mode: ProtectionMode
     is_due: bool = False
+    is_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,11 +328,15 @@ class PoolLedger:
         self.let_go(claim_id, tuple(self._claim(claim_id).blocks))
         self._unlist(self._claims.pop(claim_id))
 
-    def mark_due(self, claim_id: str, *, is_due: bool = True) -> None:
-        """The promised time of a claim has run out (or, renewed, has not)."""
+    def mark(self, claim_id: str, *, is_due: bool | None = None, is_whole: bool | None = None) -> None:
+        """The promised time of a claim has run out, its predicate came to hold, or the contrary. None: as it was."""
         claim = self._claim(claim_id)
         self._unlist(claim)
-        claim.shelf = Shelf(mode=claim.shelf.mode, is_due=is_due)
+        claim.shelf = Shelf(
+            mode=claim.shelf.mode,
+            is_due=claim.shelf.is_due if is_due is None else is_due,
+            is_whole=claim.shelf.is_whole if is_whole is None else is_whole,
+        )
         self._relist({claim_id})
 
     def set_end(self, claim_id: str, ends_at_s: float | None) -> None:
