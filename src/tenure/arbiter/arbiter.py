@@ -13,9 +13,8 @@ How the lines of several modes are read together (`rules.py` has the lines):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import replace
-from itertools import product
 from typing import Protocol
 
 from tenure.arbiter.blocking import StandingView, fewest
@@ -45,6 +44,10 @@ class PressureView(StandingView, Protocol):
         """Idle blocks nobody claimed."""
         ...
 
+    def occupied_shelves(self) -> Collection[Shelf]:
+        """Shelves with claims that would free something."""
+        ...
+
     def pressure(self, *, required_blocks: int, reuse: Reuse = NO_REUSE) -> Pressure:
         """The inequality for one request."""
         ...
@@ -52,15 +55,6 @@ class PressureView(StandingView, Protocol):
     def ends_at_s(self, claim_id: str) -> float | None:
         """When a claim's time runs out."""
         ...
-
-
-_BY_MODE: Mapping[ProtectionMode, tuple[Shelf, ...]] = {
-    mode: tuple(
-        Shelf(mode=mode, is_due=is_due, is_whole=is_whole) for is_due, is_whole in product((True, False), repeat=2)
-    )
-    for mode in STRENGTH_ORDER
-}
-_RESERVING = tuple(shelf for mode in STRENGTH_ORDER if mode.reserves_blocks for shelf in _BY_MODE[mode])
 
 
 def decide(view: PressureView, request: ActiveRequest, policy: ActionPolicy, *, now_s: float = 0.0) -> Decision:
@@ -99,15 +93,19 @@ class _Case:
         self.new_blocks = request.required_blocks - request.reuse.total_blocks
         evictable = view.unclaimed_blocks - request.reuse.unclaimed_blocks
         self.lacking_blocks = self.new_blocks - self.empty_blocks - evictable
+        self.shelves: dict[ProtectionMode, list[Shelf]] = {}
         self.offers: dict[Shelf, list[Action]] = {}
         self.line_name = ""
         self._blocking: tuple[str, ...] | None = None
+        self._in_use: set[Shelf] | None = None
 
     # --- the lines ----------------------------------------------------------------------------------------------
 
     def resolve(self) -> Decision:
         """Read the lines, stage by stage, until one of them has an answer."""
-        lines = [(mode, self.policy.line(mode)) for mode in STRENGTH_ORDER if self._has_candidates(mode)]
+        for shelf in self.view.occupied_shelves():
+            self.shelves.setdefault(shelf.mode, []).append(shelf)
+        lines = [(mode, self.policy.line(mode)) for mode in STRENGTH_ORDER if mode in self.shelves]
         governing: Line | None = None
         stages = max([len(line.stages) for _, line in lines], default=0)
         index = 0
@@ -125,9 +123,6 @@ class _Case:
             index += 1
         return self._refused()
 
-    def _has_candidates(self, mode: ProtectionMode) -> bool:
-        return any(self.view.shelf(shelf) or any(True for _ in self.view.entangled(shelf)) for shelf in _BY_MODE[mode])
-
     def _claims_give_way(self, lines: list[tuple[ProtectionMode, Line]], index: int) -> Decision | None:
         for mode, line in lines:
             if index >= len(line.stages):
@@ -141,7 +136,7 @@ class _Case:
         return None
 
     def _offer(self, mode: ProtectionMode, action: Action) -> None:
-        for shelf in _BY_MODE[mode]:
+        for shelf in self.shelves[mode]:
             if action is Action.EXPIRE_RESIDENT_CLAIM and not shelf.is_due:
                 continue
             if action is Action.OFFLOAD_RESIDENT and not shelf.is_whole:
@@ -154,12 +149,21 @@ class _Case:
         if self.blocking_claim_ids:
             lacking, later = self._blocked_by
             for mode in STRENGTH_ORDER:
-                if not mode.reserves_blocks:
+                if not mode.reserves_blocks or not (later or mode in self.shelves):
                     continue
-                shelves += _BY_MODE[mode]
+                shelves += self._shelves_of(mode, later=later)
                 if fewest(self.view, blocks=lacking, shelves=shelves, reuse=self.request.reuse, counts_pinned=later):
                     return mode.value, self.policy.line(mode)
         return "active", self.policy.active_line
+
+    def _shelves_of(self, mode: ProtectionMode, *, later: bool) -> list[Shelf]:
+        """Shelves of a mode with candidates now; `later` adds those whose claims are all in active use now."""
+        shelves = self.shelves.get(mode, [])
+        if not later:
+            return shelves
+        if self._in_use is None:
+            self._in_use = {self.view.shelf_of(claim) for claim in self.view.pinned_claims()}
+        return [*shelves, *(shelf for shelf in self._in_use if shelf.mode is mode and shelf not in shelves)]
 
     # --- claims give way ----------------------------------------------------------------------------------------
 
@@ -352,8 +356,10 @@ class _Case:
             blocks, later = self._blocked_by
             found = None
             if blocks > 0 and self.request.required_blocks <= self.view.usable_blocks:
+                modes = [mode for mode in STRENGTH_ORDER if mode.reserves_blocks]
+                shelves = [shelf for mode in modes for shelf in self._shelves_of(mode, later=later)]
                 reuse = self.request.reuse
-                found = fewest(self.view, blocks=blocks, shelves=_RESERVING, reuse=reuse, counts_pinned=later)
+                found = fewest(self.view, blocks=blocks, shelves=shelves, reuse=reuse, counts_pinned=later)
             self._blocking = found if found is not None else ()
         return self._blocking
 

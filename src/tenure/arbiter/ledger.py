@@ -8,7 +8,7 @@ only when all claims of its group do, which is why blocks that two claims share 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -122,6 +122,7 @@ class PoolLedger:
         self._shelves: dict[Shelf, list[Standing]] = {}
         self._entangled: dict[Shelf, dict[str, None]] = {}
         self._listed_blocks: dict[Shelf, int] = {}
+        self._occupied: dict[Shelf, int] = {}
         self._arrivals = 0
 
     # --- what decisions ask -------------------------------------------------------------------------------------
@@ -168,6 +169,10 @@ class PoolLedger:
     def shelf(self, shelf: Shelf) -> Sequence[Standing]:
         """Claims of a shelf that share no block, smallest gain first. Claims that would free nothing are not listed."""
         return self._shelves.get(shelf, ())
+
+    def occupied_shelves(self) -> Collection[Shelf]:
+        """The shelves on which some claim would free something, alone or with others. O(1); not to be changed."""
+        return self._occupied
 
     def listed_blocks(self, shelf: Shelf) -> int:
         """What all claims of `shelf(...)` together would free. O(1)."""
@@ -428,9 +433,16 @@ class PoolLedger:
             del listed[bisect_left(listed, claim.listed)]
             self._listed_blocks[claim.shelf] -= claim.listed[0]
             claim.listed = None
+            self._occupy_shelf(claim.shelf, by=-1)
         if claim.is_entangled:
             del self._entangled[claim.shelf][claim.claim_id]
             claim.is_entangled = False
+            self._occupy_shelf(claim.shelf, by=-1)
+
+    def _occupy_shelf(self, shelf: Shelf, *, by: int) -> None:
+        self._occupied[shelf] = self._occupied.get(shelf, 0) + by
+        if not self._occupied[shelf]:
+            del self._occupied[shelf]
 
     def _relist(self, touched: Iterable[str]) -> None:
         """Put claims back where their new counts belong. O(claims x log claims)."""
@@ -440,9 +452,11 @@ class PoolLedger:
             if any(len(group) > 1 and self._idle.get(group, 0) for group in claim.groups):
                 claim.is_entangled = True
                 self._entangled.setdefault(claim.shelf, {})[claim_id] = None
+                self._occupy_shelf(claim.shelf, by=1)
                 continue
             standing = self.standing_of(claim_id)
             if standing[0]:
                 claim.listed = standing
+                self._occupy_shelf(claim.shelf, by=1)
                 insort(self._shelves.setdefault(claim.shelf, []), standing)
                 self._listed_blocks[claim.shelf] = self._listed_blocks.get(claim.shelf, 0) + standing[0]
