@@ -99,8 +99,7 @@ def _check_plan(scene: Scene, request: ActiveRequest, decision: Decision) -> Non
         assert whole.freed_by(taken - {name}) + plan.add_blocks < new_blocks, f"{name} was not needed"
     moved = 0
     for name in plan.offload:
-        groups = scene.ledger.groups_of(name)
-        moved += sum(scene.ledger.idle_in(group) for group in groups)
+        moved += len(scene.claims[name][1])
     assert moved <= scene.host_blocks
 
 

@@ -52,6 +52,10 @@ class PressureView(StandingView, Protocol):
         """The inequality for one request."""
         ...
 
+    def claim_blocks(self, claim_id: str) -> int:
+        """Resident blocks a claim stands on: what the slower tier must take when it is offloaded."""
+        ...
+
     def ends_at_s(self, claim_id: str) -> float | None:
         """When a claim's time runs out."""
         ...
@@ -191,7 +195,7 @@ class _Case:
         host_free = self.view.host_free_blocks
         for claim_id in sorted(chosen, key=lambda claim: len(self.offers[self.view.shelf_of(claim)])):
             actions = self.offers[self.view.shelf_of(claim_id)]
-            moves = sum(self.view.idle_in(group) for group in self.view.groups_of(claim_id))
+            moves = self.view.claim_blocks(claim_id)
             for action in actions:
                 if action is Action.OFFLOAD_RESIDENT:
                     if moves > host_free:

@@ -207,6 +207,15 @@ class PoolLedger:
         claim = self._claim(claim_id)
         return (self.idle_in(frozenset((claim_id,))), claim.order, claim_id)
 
+    def claim_blocks(self, claim_id: str) -> int:
+        """How many resident blocks a claim stands on, in use or idle. O(1)."""
+        return len(self._claim(claim_id).blocks)
+
+    @property
+    def active_unprotected_blocks(self) -> int:
+        """Blocks that active work uses or was promised and that no reserving claim covers. For acceptance."""
+        return self.active_blocks - self._protected_pinned
+
     def ends_at_s(self, claim_id: str) -> float | None:
         """When the promised time of a claim runs out, on the clock the runtime passes in; None for no end."""
         return self._claim(claim_id).ends_at_s
@@ -297,6 +306,13 @@ class PoolLedger:
         if self.outstanding_blocks + blocks < 0:
             raise PlanError(f"only {self.outstanding_blocks} blocks are promised, cannot take back {-blocks}")
         self.outstanding_blocks += blocks
+
+    def grow(self, blocks: int) -> None:
+        """Capacity was added: so many more usable blocks, and so many fewer that may still be added."""
+        if not 0 <= blocks <= self.addable_blocks:
+            raise PlanError(f"{blocks} blocks cannot be added: from 0 to {self.addable_blocks} may be")
+        self.usable_blocks += blocks
+        self.addable_blocks -= blocks
 
     # --- claims -------------------------------------------------------------------------------------------------
 
