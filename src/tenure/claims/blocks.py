@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import repeat
 
 from tenure.claims.objects import ResidentClaim
@@ -21,21 +20,16 @@ def object_block_key(identity: CacheIdentity, object_id: str, position: int) -> 
 
 def hashed_block_key(identity: CacheIdentity, block_hash: str) -> BlockKey:
     """The name of the block with that chained hash, for runtimes that find prefixes by content."""
-    return (_identity_scope(identity), block_hash)
+    return (identity.as_text(), block_hash)
 
 
 def block_keys(claim: ResidentClaim) -> tuple[BlockKey, ...]:
     """The names of the blocks that the claim covers, in the order of `claim.footprint_positions`. Cost: linear."""
     if claim.block_hashes is not None:
-        return tuple(zip(repeat(_identity_scope(claim.cache_identity)), claim.block_hashes, strict=False))
+        return tuple(zip(repeat(claim.cache_identity.as_text()), claim.block_hashes, strict=False))
     scope = _object_scope(claim.cache_identity, claim.object_id)
     return tuple(zip(repeat(scope), claim.footprint_positions, strict=False))
 
 
-@lru_cache(maxsize=1024)
-def _identity_scope(identity: CacheIdentity) -> str:
-    return identity.as_text()
-
-
 def _object_scope(identity: CacheIdentity, object_id: str) -> str:
-    return f"{_identity_scope(identity)}{_SEPARATOR}{object_id}"
+    return f"{identity.as_text()}{_SEPARATOR}{object_id}"

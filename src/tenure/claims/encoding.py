@@ -88,7 +88,8 @@ def _encode_group(event_type: EventType, events: Sequence[PendingEvent], common:
             encoded += [(name, _encode_column(name, values)) for name, values in columns]
     except (_UnlikeError, KeyError, TypeError, ValueError):
         return None
-    template = f'{{"schema_version":{SCHEMA_VERSION},"event":"{event_type.value}","event_sequence":%s,"timestamp_ns":%s,{common}'
+    head = f'{{"schema_version":{SCHEMA_VERSION},"event":"{event_type.value}"'
+    template = f'{head},"event_sequence":%s,"timestamp_ns":%s,{common}'
     varying: list[Iterable[Any]] = [sequences, timestamps]
     for name, column in encoded:
         if isinstance(column, str):
