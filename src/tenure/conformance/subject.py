@@ -1,7 +1,7 @@
 """What a runtime must offer to be graded: the subject protocol, and the plain values that cross it.
 
-Everything here is plain data, and modes, predicates and actions are strings on purpose: the examiner also sends asks that
-are wrong (an unknown mode, a predicate longer than its footprint), and a subject of another language can speak JSON.
+Everything here is plain data, and modes, predicates and actions are strings on purpose: the examiner also sends asks
+that are wrong (an unknown mode, a predicate longer than its footprint), and another language's subject can speak JSON.
 The strings are the published ones; `tenure.claims` has them as enums.
 
 A subject has three ways to speak: what its methods answer, the events it wrote, and what a later request finds in the
@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-#: Contents of a sequence, one number a block. Equal leading numbers are equal tokens, so a common prefix of two contents
-#: is the same KV under the same identity; a subject with real tokens makes `block_size` of them from each number.
+#: Contents of a sequence, one number a block. Equal leading numbers are equal tokens, so a common prefix of two
+#: contents is the same KV under the same identity; `block_tokens` turns a number into tokens for a real model.
 Content = tuple[int, ...]
 
 
@@ -118,8 +118,8 @@ class IdentityAsk:
 class ClaimAsk:
     """A claim as an application submits it. It may be wrong on purpose; then it must be rejected and change nothing.
 
-    The claim binds to rows by its content under its identity: a request that caches this content materializes it, before
-    or after the submission. `prefix_id` names that content in events.
+    The claim binds to rows by its content under its identity: a request that caches this content materializes it,
+    before or after the submission. `prefix_id` names that content in events.
 
     Args:
         claim_id: stable, unlike any request id.
@@ -286,8 +286,8 @@ SubjectFactory = Callable[[Setup], Subject]
 def block_tokens(label: int, *, block_size: int, vocabulary: int) -> tuple[int, ...]:
     """`block_size` token ids for one block of a `Content`: equal labels give equal tokens, different ones differ.
 
-    For subjects that run a real tokenizer-free model. The first two tokens spell the label in base `vocabulary`, so labels below
-    `vocabulary ** 2` never collide; the rest is a fixed mixing of it.
+    For subjects that run a real model. The first two tokens spell the label in base `vocabulary`, so labels below
+    `vocabulary ** 2` never collide; the rest is a fixed mixing of the label.
 
     Raises:
         ValueError: if the block cannot hold two tokens or the label does not fit.
