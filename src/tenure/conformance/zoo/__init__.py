@@ -1,0 +1,1 @@
+"""Runtimes that are broken on purpose, one way each: what the examiner must catch."""
