@@ -120,7 +120,7 @@ class ToyRuntime(ToyClaims):
                 return
             if action == "bound_active_live" and fit.available_blocks + fit.reused_blocks > 0:
                 fit = self._bound(request, fit)
-            elif action in {"relax_resident_claim", "offload_resident"}:
+            elif action in {"demote_resident_claim", "offload_resident"}:
                 self._make_room(action, fit)
                 fit = self._fit(request.ask)
         if fit.shortfall_blocks:
@@ -252,7 +252,7 @@ class ToyRuntime(ToyClaims):
         return self._fewest(every_mode, fit.shortfall_blocks)
 
     def _make_room(self, action: str, fit: Fit) -> None:
-        if action == "relax_resident_claim":
+        if action == "demote_resident_claim":
             for claim in self._fewest(frozenset({"demotable"}), fit.shortfall_blocks):
                 self._end(claim, "demoted", "resident_claim_demoted", arbiter_action="demote_on_conflict")
             return

@@ -84,7 +84,7 @@ class ToyClaims:
             protection_modes=PROTECTING_MODES | ADVISORY_MODES,
             predicates=PREDICATES,
             actions=frozenset(
-                {"refuse_active", "defer_active", "relax_resident_claim", "offload_resident", "bound_active_live"}
+                {"refuse_active", "defer_active", "demote_resident_claim", "offload_resident", "bound_active_live"}
             ),
             features=frozenset(Feature),
             profiles=("observe", "soft", "lease", "hard", "tiered", "bounded"),
@@ -98,7 +98,14 @@ class ToyClaims:
         """Nothing to give back."""
 
     def _emit(
-        self, event: str, *, claim: ToyClaim | None = None, request_id: str | None = None, **more: object
+        self,
+        event: str,
+        fields: Mapping[str, object] | None = None,
+        /,
+        *,
+        claim: ToyClaim | None = None,
+        request_id: str | None = None,
+        **more: object,
     ) -> None:
         record: dict[str, object] = {
             "schema_version": 1,
