@@ -11,8 +11,9 @@
     │   ├── CapacityError      more rows asked for than the pool can ever hold at once
     │   ├── SessionFileError   a saved session that is truncated, corrupted or another model's
     │   ├── ModelError         an unknown model, or a file that is no model
-    │   ├── ClaimError         a claim, predicate or transition that the contract does not allow
-    │   └── TraceError         a trace that is truncated, reordered or not a trace
+    │   └── ContractError      a clause of the contract was not met; `field` and `clause` say which
+    │       ├── ClaimError     a claim, predicate or transition that the contract does not allow
+    │       └── TraceError     a trace that is truncated, reordered or not a trace
     ├── ResourceError          the machine ran out of something; nothing was changed
     │   ├── HostTierFullError  the host tier's byte budget is spent
     │   └── DiskFullError      no room for a cache file or a journal
@@ -62,12 +63,29 @@ class ModelError(UsageError):
     """A model name that nothing answers to, or a file that is no model."""
 
 
-class ClaimError(UsageError):
+class ContractError(UsageError):
+    """A clause of the contract was not met. `field` and `clause` say which, and the message ends with them.
+
+    Args:
+        message: what happened with numbers, what was expected, what to do.
+        field: the name of the offending field, as it is spelled in records and traces.
+        clause: the identifier of the clause in `spec/`, such as "TNR-ACC-003".
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, clause: str | None = None) -> None:
+        head = "" if field is None else f"{field}: "
+        tail = "" if clause is None else f" [{clause}]"
+        super().__init__(f"{head}{message}{tail}")
+        self.field = field
+        self.clause = clause
+
+
+class ClaimError(ContractError):
     """A claim, predicate or transition that the contract does not allow. The message names the field."""
 
 
-class TraceError(UsageError):
-    """A trace is truncated, reordered, or no trace at all."""
+class TraceError(ContractError):
+    """A trace is truncated, reordered, or no trace at all. The message names the line."""
 
 
 class ResourceError(TenureError, RuntimeError):

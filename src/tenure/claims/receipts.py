@@ -1,0 +1,144 @@
+"""The one value that answers whoever asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tenure.claims.modes import Action, ClaimState, Outcome, ProtectionMode, Tier
+from tenure.claims.validation import require_count, require_finite, require_text
+from tenure.errors import ClaimError
+
+
+class NextStep(StrEnum):
+    """What happens next, without the caller doing anything, or what the caller may do."""
+
+    NOTHING = "nothing"
+    HELD_UNTIL_RELEASE = "held_until_release"
+    HELD_UNTIL_EXPIRY = "held_until_expiry"
+    RETRY_LATER = "retry_later"
+    WILL_BE_DECIDED_AGAIN = "will_be_decided_again"
+    RESUBMIT_SMALLER = "resubmit_smaller"
+    RESTORE_BEFORE_REUSE = "restore_before_reuse"
+    RECOMPUTE_ON_REUSE = "recompute_on_reuse"
+
+
+_MEANS_NO_ROOM = frozenset({Outcome.REJECTED, Outcome.REFUSED, Outcome.DEFERRED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptNumbers:
+    """The numbers that an answer rests on, in blocks, as they were when it was given.
+
+    `protected_blocks` counts a shared block once. `active_live_blocks` is everything else in flight.
+    """
+
+    requested_blocks: int
+    granted_blocks: int
+    protected_blocks: int
+    active_live_blocks: int
+    usable_blocks: int
+    shortfall_blocks: int
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            require_count(name, getattr(self, name), minimum=0, clause="TNR-CAP-005")
+
+    def to_record(self) -> dict[str, int]:
+        """A JSON-ready mapping of every number."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What was decided about a claim or a request, on what numbers, because of whom, and what happens next.
+
+    Attributes:
+        outcome: what happened.
+        reason: why, as one of the contract's reason strings.
+        claim_id, request_id: who asked; at least one is given.
+        revision: of the claim, None for a request.
+        numbers: what the answer rests on, None where no room was at stake.
+        granted_mode: the mode that the runtime answers for, when a claim was accepted.
+        state: the claim's state after the answer.
+        action: the contract action that was taken, for a request.
+        blocking_claim_ids: the smallest set of claims without which there would have been room, sorted.
+        next_step: what happens next.
+        retry_after_s: how long to wait before it is worth asking again, when that is known.
+        tier: where the claim's blocks are, when that changed.
+        caused_by_request_id: the request for which a claim gave way.
+
+    Raises:
+        ClaimError: nobody is named, a claim blocks twice, or a number is no number.
+    """
+
+    outcome: Outcome
+    reason: str
+    claim_id: str | None = None
+    request_id: str | None = None
+    revision: int | None = None
+    numbers: ReceiptNumbers | None = None
+    granted_mode: ProtectionMode | None = None
+    state: ClaimState | None = None
+    action: Action | None = None
+    blocking_claim_ids: tuple[str, ...] = ()
+    next_step: NextStep = NextStep.NOTHING
+    retry_after_s: float | None = None
+    tier: Tier | None = None
+    caused_by_request_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.claim_id is None and self.request_id is None:
+            raise ClaimError("a receipt answers a claim or a request", field="claim_id", clause="TNR-ACC-005")
+        require_text("reason", self.reason, clause="TNR-ACC-005")
+        if list(self.blocking_claim_ids) != sorted(set(self.blocking_claim_ids)):
+            message = f"must be sorted and without repeats, got {list(self.blocking_claim_ids)}"
+            raise ClaimError(message, field="blocking_claim_ids", clause="TNR-ARB-004")
+        if (
+            self.retry_after_s is not None
+            and require_finite("retry_after_s", self.retry_after_s, clause="TNR-ACC-005") < 0
+        ):
+            raise ClaimError(
+                f"must not be negative, got {self.retry_after_s}", field="retry_after_s", clause="TNR-ACC-005"
+            )
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the runtime now answers for the claim."""
+        return self.outcome in (Outcome.ACCEPTED, Outcome.CLIPPED, Outcome.RENEWED)
+
+    def to_record(self) -> dict[str, object]:
+        """A JSON-ready mapping; fields that say nothing are left out."""
+        record: dict[str, object] = {"outcome": self.outcome.value, "reason": self.reason}
+        for name in ("claim_id", "request_id", "revision", "retry_after_s", "caused_by_request_id"):
+            if getattr(self, name) is not None:
+                record[name] = getattr(self, name)
+        for name in ("granted_mode", "state", "action", "tier"):
+            value = getattr(self, name)
+            if value is not None:
+                record[name] = value.value
+        if self.numbers is not None:
+            record["numbers"] = self.numbers.to_record()
+        record["blocking_claim_ids"] = list(self.blocking_claim_ids)
+        record["next_step"] = self.next_step.value
+        return record
+
+    def sentence(self) -> str:
+        """The receipt in one line of words, numbers included."""
+        who = f"claim {self.claim_id}" if self.claim_id is not None else f"request {self.request_id}"
+        parts = [f"{who}: {self.outcome.value} ({self.reason})"]
+        if self.numbers is not None:
+            n = self.numbers
+            parts.append(
+                f"asked for {n.requested_blocks} blocks, granted {n.granted_blocks}; protected {n.protected_blocks}"
+                f" + active {n.active_live_blocks} of {n.usable_blocks} usable"
+            )
+            if n.shortfall_blocks and self.outcome in _MEANS_NO_ROOM | {Outcome.CLIPPED}:
+                parts.append(f"short by {n.shortfall_blocks}")
+        if self.blocking_claim_ids:
+            parts.append(f"because of {', '.join(self.blocking_claim_ids)}")
+        if self.next_step is not NextStep.NOTHING:
+            parts.append(f"next: {self.next_step.value.replace('_', ' ')}")
+        if self.retry_after_s is not None:
+            parts.append(f"retry after {self.retry_after_s:g} s")
+        return "; ".join(parts)

@@ -1,0 +1,55 @@
+"""How a field of a contract object is checked: one function a kind, each naming the field and the clause."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from tenure.errors import ClaimError
+
+
+def require_text(field: str, value: object, *, clause: str) -> str:
+    """`value`, which is a non-empty string without line breaks; ClaimError otherwise."""
+    if not isinstance(value, str) or not value.strip():
+        raise ClaimError(f"must be a non-empty string, got {value!r}", field=field, clause=clause)
+    if "\n" in value or "\r" in value:
+        raise ClaimError(f"may not hold a line break, got {value!r}", field=field, clause=clause)
+    return value
+
+
+def require_count(field: str, value: object, *, minimum: int, clause: str) -> int:
+    """`value`, which is a whole number of at least `minimum`; ClaimError otherwise. A bool is no number."""
+    if type(value) is not int:
+        raise ClaimError(f"must be a whole number, got {value!r}", field=field, clause=clause)
+    if value < minimum:
+        raise ClaimError(f"must be at least {minimum}, got {value}", field=field, clause=clause)
+    return value
+
+
+def require_seconds(field: str, value: object, *, clause: str) -> float:
+    """`value`, which is a finite number of seconds above zero; ClaimError otherwise, for NaN and infinity too."""
+    number = require_finite(field, value, clause=clause)
+    if number <= 0:
+        raise ClaimError(f"must be above zero seconds, got {value}", field=field, clause=clause)
+    return number
+
+
+def require_finite(field: str, value: object, *, clause: str) -> float:
+    """`value` as a float, which is neither NaN nor infinite; ClaimError otherwise. A bool is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ClaimError(f"must be a finite number, got {value!r}", field=field, clause=clause)
+    return float(value)
+
+
+def require_known_fields(record: Mapping[str, object], *, known: frozenset[str], of: str, clause: str) -> None:
+    """Nothing, when every key of `record` is in `known`; ClaimError naming the first stranger otherwise."""
+    for name in record:
+        if name not in known:
+            raise ClaimError(f"is no field of {of}; it has {', '.join(sorted(known))}", field=name, clause=clause)
+
+
+def require_present(record: Mapping[str, object], *, needed: frozenset[str], of: str, clause: str) -> None:
+    """Nothing, when `record` has every key in `needed`; ClaimError naming the first missing one otherwise."""
+    for name in sorted(needed):
+        if name not in record:
+            raise ClaimError(f"is missing from {of}", field=name, clause=clause)
