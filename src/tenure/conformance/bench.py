@@ -1,7 +1,7 @@
 """The hand that drives one fresh subject through one check, and remembers what it was told.
 
-Sizes in checks are written for a pool of 80 blocks and scaled to the subject's own by `blocks`, so that 60 residents and
-70 active in 80 stay the same situation in a pool of 4,000.
+Sizes in checks are written for a pool of 80 blocks and scaled to the subject's own by `blocks`, so that 60 residents
+and 70 active in 80 stay the same situation in a pool of 4,000.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ class Bench:
         self._probes = itertools.count(1)
 
     def begin(
-        self, *, conflict_actions: tuple[str, ...] = ("refuse_active",), host_of_80: int = 0, defer_limit_s: float = 60.0
+        self,
+        *,
+        conflict_actions: tuple[str, ...] = ("refuse_active",),
+        host_of_80: int = 0,
+        defer_limit_s: float = 60.0,
     ) -> None:
         """Make a fresh subject; everything below talks to the latest one. `host_of_80` is the slower tier's size."""
         setup = Setup(
@@ -97,7 +101,7 @@ class Bench:
 
     # Claims ---------------------------------------------------------------------------------------------------------
 
-    def claim(  # noqa: PLR0917 - the content is the subject of the sentence, everything else is named
+    def claim(
         self,
         content: Content,
         *,
@@ -112,7 +116,7 @@ class Bench:
         predicate_type: str | None = None,
         identity: IdentityAsk | None = None,
     ) -> ClaimAnswer:
-        """Submit a claim on `content`. All of it is required unless told otherwise. A raised UsageError is a rejection."""
+        """Submit a claim on `content`, all of it unless told otherwise. A raised UsageError is a rejection."""
         if duration_s is None and mode == "expiring":
             duration_s = 3600.0
         kind = "leading_prefix_at_least" if start_block is None else "contiguous_range"
@@ -144,7 +148,9 @@ class Bench:
             return True
         return False
 
-    def park(self, content: Content, *, claim_id: str = "claim:a", mode: str = "hard_protected", **more: object) -> bool:
+    def park(
+        self, content: Content, *, claim_id: str = "claim:a", mode: str = "hard_protected", **more: object
+    ) -> bool:
         """Claim the content and serve it once, so that it is cached. Whether both went well."""
         answer = self.claim(content, claim_id=claim_id, mode=mode, **more)  # type: ignore[arg-type]  # passed on
         return answer.decision != REJECTED and self.serve(content).outcome is RequestOutcome.SERVED
@@ -211,7 +217,7 @@ class Bench:
         One fresh block follows the content, because runtimes compute the last block of a prompt again; nothing of the
         probe stays in the cache.
         """
-        answer = self.serve((*content, *self.content(1)[:1]), future_reuse=False, identity=identity)
+        answer = self.serve((*content, next(self._labels)), future_reuse=False, identity=identity)
         return answer.reused_blocks if answer.outcome is RequestOutcome.SERVED else None
 
     def pressure(self, of_80: int) -> RequestAnswer:

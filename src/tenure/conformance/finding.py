@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Status(enum.StrEnum):
     """How a check ended. Only `PASS` speaks for the subject."""
 
-    PASS = "pass"  # noqa: S105 - the word, not a password
+    PASS = "pass"
     FAIL = "fail"
     XFAIL = "xfail"  #: failed, as its author said beforehand and why
     XPASS = "xpass"  #: passed although its author expected a failure: the expectation is stale

@@ -126,7 +126,7 @@ class ClaimAsk:
         owner_scope: who asks.
         prefix_id: the reusable object.
         content: of the prefix; `footprint_blocks` is its size unless a check says otherwise.
-        footprint_blocks: how many leading blocks are to be protected.
+        footprint_blocks: how many blocks are to be protected, from `start_block` on.
         protection_mode: one of the contract's modes.
         predicate_type: `leading_prefix_at_least` or `contiguous_range`.
         required_blocks: the predicate's n.

@@ -138,14 +138,18 @@ class ToyRuntime(ToyClaims):
     def _conflict(self, fit: Fit, blocking: Sequence[ToyClaim]) -> dict[str, object]:
         protected = len(self._protected_keys())
         return {
+            "active_other_live_blocks": self._live_now(),
+            "active_live_blocks_current": 0,
+            "protected_resident_claims": [
+                {"claim_id": claim.ask.claim_id, "protection_mode": claim.ask.protection_mode} for claim in blocking
+            ],
             "blocking_claim_ids": sorted(claim.ask.claim_id for claim in blocking),
             "blocking_prefix_ids": sorted(claim.ask.prefix_id for claim in blocking),
             "protected_resident_blocks": protected,
             "active_live_blocks_required": fit.live_blocks,
-            "active_live_blocks_current": self._live_now(),
             "resident_plus_active_blocks": self.setup.usable_blocks + fit.shortfall_blocks,
             "capacity_shortfall_blocks": fit.shortfall_blocks,
-            "free_blocks_before_allocate": len(self._free),
+            "free_blocks_before_allocate": fit.available_blocks,
             "feasibility": "infeasible_preserve_resident_and_active"
             if fit.shortfall_blocks
             else "feasible_preserve_resident_and_active",
@@ -160,14 +164,31 @@ class ToyRuntime(ToyClaims):
             self._conflict(fit, self._blocking(fit)),
             request_id=request.ask.request_id,
             arbiter_action="defer_active",
+            defer_attempts=request.attempts,
             future_reuse_requested=request.ask.future_reuse,
         )
 
-    def _refuse(self, request: ToyRequest, fit: Fit, blocking: Sequence[ToyClaim], action: str) -> None:
+    def _refuse(
+        self,
+        request: ToyRequest,
+        fit: Fit,
+        blocking: Sequence[ToyClaim],
+        action: str,
+        failure_sequence: int | None = None,
+    ) -> None:
         request.outcome, request.reason = RequestOutcome.REFUSED, action
+        failure = (
+            {}
+            if failure_sequence is None
+            else {
+                "restoration_failure_event_sequence": failure_sequence,
+                "outcome_claim_id": blocking[0].ask.claim_id,
+                "feasibility": "infeasible_restore_claimed_kv",
+            }
+        )
         self._emit(
             "active_request_refused",
-            self._conflict(fit, blocking),
+            self._conflict(fit, blocking) | failure,
             request_id=request.ask.request_id,
             arbiter_action=action,
             defer_attempts=request.attempts - 1,
@@ -182,7 +203,7 @@ class ToyRuntime(ToyClaims):
             request_id=request.ask.request_id,
             arbiter_action="bound_active_live",
             active_live_blocks_required=fit.live_blocks,
-            active_live_blocks_bound=bounded.live_blocks,
+            active_live_blocks_bounded=bounded.live_blocks,
         )
         return bounded
 
@@ -191,22 +212,28 @@ class ToyRuntime(ToyClaims):
         self._emit(
             "active_request_admitted",
             request_id=ask.request_id,
-            arbiter_action="native_allocate_slots",
+            arbiter_action="serve_active_preserve_resident",
             active_live_blocks_required=fit.live_blocks,
-            active_live_blocks_current=self._live_now(),
-            free_blocks_before_allocate=len(self._free),
+            active_live_blocks_current=fit.live_blocks,
+            active_other_live_blocks=self._live_now(),
+            free_blocks_before_allocate=fit.available_blocks,
             reused_blocks=fit.reused_blocks,
             future_reuse_requested=ask.future_reuse,
         )
         reused = list(fit.keys[: fit.reused_blocks])
         own = self._take(fit.new_blocks, request_id=ask.request_id, keep=reused)
-        if ask.future_reuse and fit.live_blocks >= ask.live_blocks:
+        kept = ask.future_reuse and fit.live_blocks >= ask.live_blocks
+        if kept:
             for position in range(fit.reused_blocks, len(fit.keys)):
                 self._cache_block(fit.keys[position], own.pop(0), position, ask.request_id)
             reused = list(fit.keys)
-            self._emit("future_reuse_admitted", request_id=ask.request_id, arbiter_action="native_cache_blocks")
-        else:
-            self._emit("future_reuse_denied", request_id=ask.request_id, arbiter_action="write_no_admit")
+        self._emit(
+            "future_reuse_admitted" if kept else "future_reuse_denied",
+            request_id=ask.request_id,
+            future_reuse_requested=ask.future_reuse,
+            future_reuse_admitted=kept,
+            arbiter_action="serve_active_preserve_resident" if kept else "serve_active_no_admit",
+        )
         self._users.update(reused)
         request.keys, request.own_blocks, request.reused_blocks = reused, own, fit.reused_blocks
         request.outcome = RequestOutcome.RUNNING
@@ -219,6 +246,7 @@ class ToyRuntime(ToyClaims):
             raise UsageError(f"request_id: {request_id!r} is unknown")
         if request.outcome is RequestOutcome.RUNNING:
             request.outcome = RequestOutcome.SERVED
+            self._emit("active_request_finished", request_id=request_id)
             self._free += request.own_blocks
             self._users.subtract(request.keys)
             for key in reversed(request.keys):
@@ -254,7 +282,13 @@ class ToyRuntime(ToyClaims):
     def _make_room(self, action: str, fit: Fit) -> None:
         if action == "demote_resident_claim":
             for claim in self._fewest(frozenset({"demotable"}), fit.shortfall_blocks):
-                self._end(claim, "demoted", "resident_claim_demoted", arbiter_action="demote_on_conflict")
+                self._end(
+                    claim,
+                    "demoted",
+                    "resident_claim_demoted",
+                    arbiter_action="demote_resident_claim",
+                    release_reason="pressure",
+                )
             return
         claims = self._fewest(frozenset({"offloadable"}), fit.shortfall_blocks)
         leaving = {key for claim in claims for key in claim.keys if key in self._cached}
@@ -269,12 +303,11 @@ class ToyRuntime(ToyClaims):
         self._emit(
             "resident_claim_offloaded",
             claim=claim,
-            offload_generation=claim.generation,
-            cache_tier_from="gpu_kv_cache",
-            cache_tier_to="host_offload_tier",
+            source_tier="gpu_kv_cache",
+            destination_tier="host_offload_tier",
             block_count_footprint=len(leaving),
             restoration_required=True,
-            reason="capacity_pressure",
+            arbiter_action="offload_resident",
         )
         claim.state = "offloaded"
         still_protected = self._protected_keys()
@@ -295,8 +328,7 @@ class ToyRuntime(ToyClaims):
                 "resident_claim_restore_required",
                 claim=claim,
                 request_id=request.ask.request_id,
-                offload_generation=claim.generation,
-                reuse_requires_restoration=True,
+                cache_tier="host_offload_tier",
             )
             if claim.ask.claim_id in self._restore_faults:
                 self._restore_faults.discard(claim.ask.claim_id)
@@ -318,24 +350,24 @@ class ToyRuntime(ToyClaims):
                 event,
                 claim=claim,
                 request_id=request.ask.request_id,
-                offload_generation=claim.generation,
+                source_tier="host_offload_tier",
+                destination_tier="gpu_kv_cache",
                 restored_from_offload_tier=True,
                 restoration_source="offload_tier",
-                predicate_satisfied=True,
             )
 
     def _fail_restore(self, request: ToyRequest, claim: ToyClaim, fit: Fit) -> None:
+        failure_sequence = self._sequence
         self._emit(
             "resident_claim_restoration_failed",
             claim=claim,
             request_id=request.ask.request_id,
-            offload_generation=claim.generation,
-            claim_scoped_outcome_type="refusal",
+            outcome_type="refusal",
             outcome_claim_id=claim.ask.claim_id,
             restoration_failure_reason="controlled_unavailable",
             injected_restoration_failure=True,
         )
-        self._refuse(request, fit, [claim], "restore_unavailable_refuse")
+        self._refuse(request, fit, [claim], "refuse_active", failure_sequence)
 
     # Time, failures, reset and restart ----------------------------------------------------------------------------
 
@@ -345,7 +377,7 @@ class ToyRuntime(ToyClaims):
                 if self._now_s - request.deferred_at_s >= self.setup.defer_limit_s:
                     request.attempts += 1
                     fit = self._fit(request.ask)
-                    self._refuse(request, fit, self._blocking(fit), "defer_limit_reached")
+                    self._refuse(request, fit, self._blocking(fit), "refuse_active")
                 elif not self._fit(request.ask).shortfall_blocks:
                     self._try(request)
 
@@ -355,7 +387,7 @@ class ToyRuntime(ToyClaims):
         for claim in self._claims.values():
             duration_s = claim.ask.duration_s
             if claim.responsible and duration_s is not None and self._now_s - claim.accepted_at_s >= duration_s:
-                self._end(claim, "expired", "resident_claim_expired", arbiter_action="claim_expired")
+                self._end(claim, "expired", "resident_claim_expired", release_reason="duration_elapsed")
         self._retry_deferred()
 
     def inject_failure(self, ask: FaultAsk) -> None:
@@ -368,23 +400,32 @@ class ToyRuntime(ToyClaims):
         elif ask.position is None or claim.keys[ask.position] not in self._cached:
             raise UsageError(f"position: {ask.position} of claim {ask.claim_id!r} is not cached")
         else:
-            self._evict(claim.keys[ask.position], request_id=None, cause="block_fault")
+            self._evict(claim.keys[ask.position], request_id=None, harm_cause="fault")
 
     def reset(self) -> None:
         """Demote every claim, say so, then drop the cache."""
-        self._end_all(arbiter_action="reset")
+        self._end_all("runtime_reset")
+        self._emit("runtime_reset", live_claims=0, reason="operator")
         for key in [key for key in self._cached if not self._users[key]]:
-            self._evict(key, request_id=None, cause="reset")
+            self._evict(key, request_id=None, harm_cause="evicted_under_pressure")
         self._host.clear()
 
-    def _end_all(self, *, arbiter_action: str) -> None:
+    def _end_all(self, release_reason: str) -> None:
         for claim in self._claims.values():
             if claim.responsible:
-                self._end(claim, "demoted", "resident_claim_demoted", arbiter_action=arbiter_action)
+                self._end(claim, "demoted", "resident_claim_demoted", release_reason=release_reason)
 
     def restart(self) -> None:
         """The device is empty after a crash; the accepted claims, which are durable, are ended and said so."""
+        live_claims = sum(claim.responsible for claim in self._claims.values())
         self._requests.clear()
         self._empty_device()
         self._host.clear()
-        self._end_all(arbiter_action="restart")
+        self._emit(
+            "runtime_restarted",
+            runtime_name="toy",
+            spec_version="2026.1",
+            runtime_generation=2,
+            live_claims=live_claims,
+        )
+        self._end_all("runtime_shutdown")

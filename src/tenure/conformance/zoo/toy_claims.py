@@ -9,11 +9,14 @@ block with no user is evictable unless an accepted claim protects it. Protected 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tenure.claims.event_fields import EVENTS
+from tenure.claims.event_types import EventType
 from tenure.conformance.subject import (
     Capabilities,
     ClaimAnswer,
@@ -29,7 +32,7 @@ from tenure.errors import ClaimError
 PROTECTING_MODES = frozenset({"hard_protected", "demotable", "offloadable", "expiring"})
 ADVISORY_MODES = frozenset({"soft_priority", "best_effort"})
 PREDICATES = frozenset({"leading_prefix_at_least", "contiguous_range"})
-RESPONSIBLE_STATES = frozenset({"accepted", "materialized", "offloaded"})
+RESPONSIBLE_STATES = frozenset({"accepted", "conditionally_accepted", "materialized", "offloaded"})
 RELEASED_STATES = frozenset({"demoted", "expired", "released"})
 
 
@@ -42,7 +45,11 @@ class ToyClaim:
     accepted_at_s: float
     state: str = "accepted"
     generation: int = 0
-    materialized_told: bool = False
+
+    @property
+    def first_position(self) -> int:
+        """Where the footprint starts: at block 0, or at the start of a contiguous range."""
+        return self.ask.start_block
 
     @property
     def responsible(self) -> bool:
@@ -107,6 +114,8 @@ class ToyClaims:
         request_id: str | None = None,
         **more: object,
     ) -> None:
+        spec = EVENTS[EventType(event)]
+        known = {**(self._claim_fields(claim) if claim else {}), **(fields or {}), **more}
         record: dict[str, object] = {
             "schema_version": 1,
             "timestamp_ns": round(self._now_s * 1e9) + self._sequence,
@@ -119,15 +128,35 @@ class ToyClaims:
             "claim_id": claim.ask.claim_id if claim else None,
             "prefix_id": claim.ask.prefix_id if claim else None,
         }
-        if claim is not None:
-            record |= {
-                "protection_mode": claim.ask.protection_mode,
-                "claim_revision": claim.ask.revision,
-                "predicate": self._predicate_text(claim.ask),
-                "resident_blocks_required": claim.ask.required_blocks,
-            }
         self._sequence += 1
-        self._trace.append(record | dict(fields or {}) | more)
+        self._trace.append(record | {name: known[name] for name in (*spec.required, *spec.optional) if name in known})
+
+    def _claim_fields(self, claim: ToyClaim) -> dict[str, object]:
+        positions, ask = self._positions(claim), claim.ask
+        leading = 0
+        while claim.first_position + leading in positions:
+            leading += 1
+        return {
+            "owner_scope": ask.owner_scope,
+            "revision": ask.revision,
+            "requested_footprint_blocks": ask.footprint_blocks,
+            "requested_protection_mode": ask.protection_mode,
+            "cache_identity": f"{ask.identity.salt_namespace}|{ask.identity.adapter_id}",
+            "footprint_blocks": len(claim.keys),
+            "protection_mode": ask.protection_mode,
+            "materialization_predicate": self._predicate_text(ask),
+            "predicate_satisfied": self._predicate_holds(claim, positions),
+            "resident_blocks_required": ask.required_blocks,
+            "resident_blocks_materialized": len(positions),
+            "leading_blocks_survived": leading,
+            "duration_s": ask.duration_s,
+            "expires_at_s": None if ask.duration_s is None else claim.accepted_at_s + ask.duration_s,
+            "clock_s": self._now_s,
+            "claim_status": claim.state,
+            "offload_generation": claim.generation,
+            "predicted_value": 1.0,
+            "value_lost": 1.0,
+        }
 
     # Predicates and protection ------------------------------------------------------------------------------------
 
@@ -138,12 +167,12 @@ class ToyClaims:
         return f"leading_prefix_at_least({ask.required_blocks})"
 
     def _positions(self, claim: ToyClaim) -> set[int]:
-        held = self._host if claim.state == "offloaded" else self._cached
-        return {position for position, key in enumerate(claim.keys) if key in held or key in self._cached}
+        held = self._host | self._cached.keys() if claim.state == "offloaded" else self._cached.keys()
+        return {position for position, key in enumerate(claim.keys, start=claim.first_position) if key in held}
 
     def _predicate_holds(self, claim: ToyClaim, positions: set[int]) -> bool:
-        start = claim.ask.start_block if claim.ask.predicate_type == "contiguous_range" else 0
-        return positions.issuperset(range(start, start + claim.ask.required_blocks))
+        first = claim.first_position
+        return positions.issuperset(range(first, first + claim.ask.required_blocks))
 
     def _protects(self, claim: ToyClaim) -> bool:
         return claim.responsible and claim.state != "offloaded" and claim.ask.protection_mode in PROTECTING_MODES
@@ -180,19 +209,21 @@ class ToyClaims:
         if held is not None:
             return self._renew(held, ask)
         footprint_blocks = self._footprint_that_fits(ask)
-        if footprint_blocks < ask.start_block * (ask.predicate_type == "contiguous_range") + ask.required_blocks:
-            self._emit_unaccepted("resident_claim_rejected", ask, "over_budget", footprint_blocks)
-            return ClaimAnswer(decision="rejected", reason=f"over_budget: {footprint_blocks} blocks are left")
-        return self._accept(ask, footprint_blocks)
+        claim = ToyClaim(ask, self._footprint(ask)[:footprint_blocks], self._now_s, state="submitted")
+        self._emit("resident_claim_submitted", claim=claim)
+        if footprint_blocks < ask.required_blocks:
+            self._emit("resident_claim_rejected", claim=claim, decision_reason="claim_budget_exceeded")
+            return ClaimAnswer(decision="rejected", reason=f"claim_budget_exceeded: {footprint_blocks} blocks are left")
+        return self._accept(claim)
 
     def _validate(self, ask: ClaimAsk) -> None:
-        last = ask.required_blocks + (ask.start_block if ask.predicate_type == "contiguous_range" else 0)
         held = self._claims.get(ask.claim_id)
         wrong = (
             ("protection_mode", ask.protection_mode not in PROTECTING_MODES | ADVISORY_MODES),
             ("predicate_type", ask.predicate_type not in PREDICATES),
-            ("required_blocks", ask.required_blocks < 0 or ask.start_block < 0),
-            ("footprint_blocks", ask.footprint_blocks < max(1, last) or ask.footprint_blocks > len(ask.content)),
+            ("required_blocks", ask.required_blocks < 0),
+            ("start_block", ask.start_block < 0 or (ask.start_block > 0 and ask.predicate_type != "contiguous_range")),
+            ("footprint_blocks", not max(1, ask.required_blocks) <= ask.footprint_blocks <= len(self._footprint(ask))),
             ("duration_s", ask.duration_s is not None and not (math.isfinite(ask.duration_s) and ask.duration_s > 0)),
             ("claim_id", not ask.claim_id or ask.claim_id in self._request_ids),
             ("owner_scope", held is not None and held.ask.owner_scope != ask.owner_scope),
@@ -206,46 +237,44 @@ class ToyClaims:
             return ask.footprint_blocks
         taken = {k for c in self._claims.values() if self._protects(c) for k in c.keys}
         room = self.setup.usable_blocks - len(taken)
-        keys = self._keys(ask.identity, ask.content)[: ask.footprint_blocks]
+        keys = self._footprint(ask)
         for count, key in enumerate(keys):
             room -= key not in taken
             if room < 0:
                 return count
         return len(keys)
 
-    def _accept(self, ask: ClaimAsk, footprint_blocks: int) -> ClaimAnswer:
-        claim = ToyClaim(ask, self._keys(ask.identity, ask.content)[:footprint_blocks], self._now_s)
+    def _footprint(self, ask: ClaimAsk) -> tuple[int, ...]:
+        first = max(0, ask.start_block)
+        return self._keys(ask.identity, ask.content)[first : first + ask.footprint_blocks]
+
+    def _accept(self, claim: ToyClaim) -> ClaimAnswer:
+        ask = claim.ask
+        clipped = len(claim.keys) < ask.footprint_blocks
+        claim.state = "conditionally_accepted" if clipped else "accepted"
         self._claims[ask.claim_id] = claim
-        clipped = footprint_blocks < ask.footprint_blocks
-        decision = "conditionally_accepted" if clipped else "accepted"
         self._emit(
-            "resident_claim_accepted",
+            f"resident_claim_{claim.state}",
             claim=claim,
-            decision=decision,
-            footprint_blocks=footprint_blocks,
-            requested_footprint_blocks=ask.footprint_blocks,
-            duration_s=ask.duration_s,
+            decision_reason="footprint_clipped" if clipped else "fits",
         )
-        for position, key in enumerate(claim.keys):
+        for position, key in enumerate(claim.keys, start=claim.first_position):
             if key in self._cached:
                 self._emit_block(key, position, claim=claim, request_id=None)
+        decision = claim.state
         self._tell_materialized(claim)
-        return ClaimAnswer(decision=decision, reason=decision, accepted_blocks=footprint_blocks)
+        return ClaimAnswer(decision=decision, reason=decision, accepted_blocks=len(claim.keys))
 
     def _renew(self, held: ToyClaim, ask: ClaimAsk) -> ClaimAnswer:
-        if ask.revision <= held.ask.revision or not held.responsible:
-            why = "stale_revision" if ask.revision <= held.ask.revision else f"claim_is_{held.state}"
-            self._emit_unaccepted("resident_claim_rejected", ask, why, len(held.keys))
-            return ClaimAnswer(decision="rejected", reason=why)
-        if ask.content != held.ask.content or ask.footprint_blocks != len(held.keys):
+        if ask.revision <= held.ask.revision:
+            return ClaimAnswer(decision="rejected", reason=f"stale_revision: {held.ask.revision} is in force")
+        if not held.responsible:
+            return ClaimAnswer(decision="rejected", reason=f"claim_already_ended: it is {held.state}")
+        if self._footprint(ask)[: len(held.keys)] != held.keys:
             raise ClaimError(f"content: revision {ask.revision} of claim {ask.claim_id!r} is about other rows")
         held.ask, held.accepted_at_s = ask, self._now_s
-        self._emit("resident_claim_renewed", claim=held, duration_s=ask.duration_s)
+        self._emit("resident_claim_renewed", claim=held)
         return ClaimAnswer(decision="accepted", reason="renewed", accepted_blocks=len(held.keys))
-
-    def _emit_unaccepted(self, event: str, ask: ClaimAsk, reason: str, room_blocks: int) -> None:
-        claim = ToyClaim(ask, (), self._now_s, state="submitted")
-        self._emit(event, claim=claim, reason=reason, footprint_blocks=ask.footprint_blocks, room_blocks=room_blocks)
 
     def release_claim(self, claim_id: str, *, owner_scope: str) -> None:
         """Let the owner end a claim; its rows become ordinary cache."""
@@ -254,24 +283,18 @@ class ToyClaims:
             raise ClaimError(f"claim_id: {claim_id!r} is no claim of {owner_scope!r}")
         if not claim.responsible:
             raise ClaimError(f"claim_id: {claim_id!r} is {claim.state} and cannot be released")
-        self._end(claim, "released", "resident_claim_released", reason="owner")
+        self._end(claim, "released", "resident_claim_released", release_reason="owner_request")
         self._retry_deferred()
 
     def _end(self, claim: ToyClaim, state: str, event: str, *, request_id: str | None = None, **more: object) -> None:
-        held_blocks = len(self._positions(claim))
-        self._emit(event, more, claim=claim, request_id=request_id, resident_blocks_materialized=held_blocks)
+        self._emit(event, more, claim=claim, request_id=request_id)
         claim.state = state
 
     def _tell_materialized(self, claim: ToyClaim) -> None:
-        positions = self._positions(claim)
-        if claim.state == "accepted" and self._predicate_holds(claim, positions):
+        waiting = claim.state in {"accepted", "conditionally_accepted"}
+        if waiting and self._predicate_holds(claim, self._positions(claim)):
             claim.state = "materialized"
-            self._emit(
-                "resident_claim_materialized",
-                claim=claim,
-                predicate_materialized=True,
-                resident_blocks_materialized=len(positions),
-            )
+            self._emit("resident_claim_materialized", claim=claim)
 
     # Blocks -------------------------------------------------------------------------------------------------------
 
@@ -296,57 +319,55 @@ class ToyClaims:
 
     def _cache_block(self, key: int, physical: int, position: int, request_id: str | None) -> None:
         self._cached[key] = physical
-        holders = [c for c in self._claims.values() if c.responsible and key in c.keys[position : position + 1]]
+        holders = [c for c in self._claims.values() if c.responsible and key in c.keys]
         for claim in holders:
             self._emit_block(key, position, claim=claim, request_id=request_id)
             self._tell_materialized(claim)
         if not holders:
             self._emit_block(key, position, claim=None, request_id=request_id)
 
-    def _evict(self, key: int, *, request_id: str | None, cause: str) -> None:
+    def _evict(self, key: int, *, request_id: str | None, harm_cause: str) -> None:
         physical, protected = self._cached[key], key in self._protected_keys()
         for claim in [c for c in self._claims.values() if key in c.keys]:
-            before = self._positions(claim)
-            after = before - {claim.keys.index(key)}
-            broken = self._predicate_holds(claim, before) and not self._predicate_holds(claim, after)
-            self._tell_loss(claim, broken=broken, physical=physical, request_id=request_id, cause=cause)
+            self._tell_loss(claim, key, request_id=request_id, harm_cause=harm_cause)
         self._emit(
             "allocation_victim_selected",
             request_id=request_id,
             physical_block_id=physical,
             block_hash=f"key-{key}",
             is_protected_resident=protected,
-            victim_reason=cause,
+            victim_reason="cached_prefix_reuse",
         )
         del self._cached[key]
         self._free.append(physical)
 
-    def _tell_loss(self, claim: ToyClaim, *, broken: bool, physical: int, request_id: str | None, cause: str) -> None:
-        if claim.responsible and broken and claim.state != "offloaded":
-            self._end(
-                claim,
-                "harmed",
-                "resident_claim_harmed",
-                physical_block_id=physical,
-                predicate_before=True,
-                predicate_after=False,
-                request_id=request_id,
-                cause=cause,
-            )
-        elif claim.state in RELEASED_STATES:
-            self._emit(
-                "resident_claim_block_lost_after_release",
-                claim=claim,
-                request_id=request_id,
-                physical_block_id=physical,
-                claim_status=claim.state,
-            )
+    def _tell_loss(self, claim: ToyClaim, key: int, *, request_id: str | None, harm_cause: str) -> None:
+        position = claim.first_position + claim.keys.index(key)
+        before = self._positions(claim)
+        after = before - {position}
+        kept = self._predicate_holds(claim, after)
+        loss = {
+            "physical_block_id": self._cached[key],
+            "logical_block_position": position,
+            "resident_blocks_materialized": len(after),
+            "leading_blocks_survived": next(n for n in itertools.count() if claim.first_position + n not in after),
+            "predicate_satisfied": kept,
+        }
+        if claim.state in RELEASED_STATES:
+            self._emit("resident_claim_block_lost_after_release", loss, claim=claim, request_id=request_id)
+        elif claim.responsible and self._predicate_holds(claim, before) and not kept:
+            permitted = claim.ask.protection_mode in ADVISORY_MODES
+            terms = {"harm_cause": harm_cause, "harm_permitted": permitted}
+            told = loss | terms | {"predicate_before": True, "predicate_after": False}
+            self._end(claim, "harmed", "resident_claim_harmed", request_id=request_id, **told)
+        elif claim.responsible:
+            self._emit("resident_claim_block_lost", loss, claim=claim, request_id=request_id)
 
     def _take(self, count: int, *, request_id: str, keep: Iterable[int]) -> list[int]:
         victims = iter(self._evictable(self._protected_keys(), keep))
         taken = []
         for _ in range(count):
             if not self._free:
-                self._evict(next(victims), request_id=request_id, cause="cached_prefix_reuse")
+                self._evict(next(victims), request_id=request_id, harm_cause="evicted_under_pressure")
             taken.append(self._free.pop(0))
         return taken
