@@ -40,6 +40,7 @@ class Bench:
     def __init__(self, factory: SubjectFactory) -> None:
         self._factory = factory
         self._subjects: list[Subject] = []
+        self._known: Capabilities | None = None
         self._labels = itertools.count(1)
         self._probes = itertools.count(1)
 
@@ -57,7 +58,9 @@ class Bench:
             host_tier_blocks=host_of_80,
             defer_limit_s=defer_limit_s,
         )
-        self._subjects.append(self._factory(setup))
+        subject = self._factory(setup)
+        self._subjects.append(subject)
+        self._known = subject.capabilities
         if self.usable_blocks < NOMINAL_USABLE_BLOCKS // 2:
             raise UsageError(f"usable_blocks: {self.usable_blocks} is too few to grade; 40 is the least")
 
@@ -75,8 +78,10 @@ class Bench:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Of the latest subject."""
-        return self.subject.capabilities
+        """Of the latest subject; also after `close`, so that a judge can be asked again."""
+        if self._known is None:
+            raise UsageError("no subject was made yet; call begin first")
+        return self._known
 
     @property
     def usable_blocks(self) -> int:
@@ -90,6 +95,10 @@ class Bench:
     def trace(self) -> Trace:
         """Everything that the latest subject has written."""
         return trace_of(self.subject.events())
+
+    def traces(self) -> list[Trace]:
+        """What each subject has written, the latest last."""
+        return [trace_of(subject.events()) for subject in self._subjects]
 
     def blocks(self, of_80: int) -> int:
         """This many of 80 blocks, in the subject's own pool."""

@@ -138,6 +138,8 @@ class Ledger:
         if prefix_id is not None:
             self._prefixes.setdefault(prefix_id, {})[position] = physical
         for claim in self.claims.values():
+            if claim.released is not None or claim.harmed is not None or claim.refused is not None:
+                continue
             named = claim.claim_id == event.claim_id
             if named or (prefix_id is not None and claim.prefix_id == prefix_id and _covers(claim, position)):
                 claim.blocks[position] = physical

@@ -93,6 +93,7 @@ class Capabilities:
         actions: the contract actions that `Setup.conflict_actions` can make it take.
         features: see `Feature`.
         profiles: the profiles that it declares to keep; what is graded when nothing else is asked for.
+        host_tier_blocks: room in the slower tier when it is not what `Setup` asked for; None for as asked.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Capabilities:
     actions: frozenset[str] = frozenset()
     features: frozenset[Feature] = frozenset()
     profiles: tuple[str, ...] = ()
+    host_tier_blocks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

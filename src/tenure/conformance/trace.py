@@ -14,8 +14,8 @@ from pathlib import Path
 from tenure.claims.event_types import EventType, event_type_of
 from tenure.errors import TraceError
 
-CLAUSE_ORDER = "@sequence"
-CLAUSE_FORM = "@form"
+CLAUSE_ORDER = "TNR-EVT-002"
+CLAUSE_FORM = "TNR-EVT-001"
 
 
 @dataclass(frozen=True, slots=True)

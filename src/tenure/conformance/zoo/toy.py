@@ -131,12 +131,15 @@ class ToyRuntime(ToyClaims):
     def _could_ever_fit(self, fit: Fit) -> bool:
         return fit.live_blocks <= self.setup.usable_blocks
 
+    def _own_blocks(self) -> int:
+        return sum(len(request.own_blocks) for request in self._requests.values())
+
     def _live_now(self) -> int:
-        in_use = {key for key, users in self._users.items() if users}
-        return len(in_use) + sum(len(r.own_blocks) for r in self._requests.values())
+        return len(self._keys_in_use()) + self._own_blocks()
 
     def _conflict(self, fit: Fit, blocking: Sequence[ToyClaim]) -> dict[str, object]:
-        protected = len(self._protected_keys())
+        protected = self._protected_keys()
+        held = protected | self._keys_in_use() | set(fit.keys[: fit.reused_blocks])
         return {
             "active_other_live_blocks": self._live_now(),
             "active_live_blocks_current": 0,
@@ -145,9 +148,9 @@ class ToyRuntime(ToyClaims):
             ],
             "blocking_claim_ids": sorted(claim.ask.claim_id for claim in blocking),
             "blocking_prefix_ids": sorted(claim.ask.prefix_id for claim in blocking),
-            "protected_resident_blocks": protected,
+            "protected_resident_blocks": len(protected),
             "active_live_blocks_required": fit.live_blocks,
-            "resident_plus_active_blocks": self.setup.usable_blocks + fit.shortfall_blocks,
+            "resident_plus_active_blocks": len(held) + self._own_blocks() + fit.new_blocks,
             "capacity_shortfall_blocks": fit.shortfall_blocks,
             "free_blocks_before_allocate": fit.available_blocks,
             "feasibility": "infeasible_preserve_resident_and_active"

@@ -236,13 +236,20 @@ class ToyClaims:
         if ask.protection_mode in ADVISORY_MODES:
             return ask.footprint_blocks
         taken = {k for c in self._claims.values() if self._protects(c) for k in c.keys}
-        room = self.setup.usable_blocks - len(taken)
+        room = self.setup.usable_blocks - len(taken | self._keys_in_use()) - self._own_blocks()
         keys = self._footprint(ask)
         for count, key in enumerate(keys):
-            room -= key not in taken
+            room -= key not in taken and not self._users[key]
             if room < 0:
                 return count
         return len(keys)
+
+    def _keys_in_use(self) -> set[int]:
+        return {key for key, users in self._users.items() if users}
+
+    def _own_blocks(self) -> int:
+        """Live blocks of requests that are not in the cache. The half that knows requests says how many."""
+        return 0
 
     def _footprint(self, ask: ClaimAsk) -> tuple[int, ...]:
         first = max(0, ask.start_block)
