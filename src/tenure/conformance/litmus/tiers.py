@@ -83,7 +83,7 @@ def offloaded_takes_no_room(bench: Bench) -> Judge:
         if answer.decision == REJECTED:
             return failed(
                 "TNR-TIER-007",
-                what=f"{bench.blocks(60)} blocks are offloaded, nothing else is claimed in {bench.usable_blocks}, and a "
+                what=f"{bench.blocks(60)} blocks are offloaded, nothing else is claimed of {bench.usable_blocks}; a "
                 f"claim of {bench.blocks(60)} was rejected: {answer.reason}.",
                 why="Blocks in a lower tier do not count as protected on the device.",
                 at=(offloaded.index,),
