@@ -91,11 +91,10 @@ def _check_plan(scene: Scene, request: ActiveRequest, decision: Decision) -> Non
     reused = scene.reused if plan.uses_reuse else []
     whole = Scene(scene.ledger, scene.resident, scene.pinned, scene.claims, reused, scene.host_blocks)
     new_blocks = plan.live_blocks - len(reused)
-    soft = {name for name, (mode, _) in scene.claims.items() if not mode.reserves_blocks}
     assert whole.freed_by(taken) + plan.add_blocks >= new_blocks
     if decision.outcome is Outcome.SERVED:
         assert plan.live_blocks == request.required_blocks
-    for name in taken - soft:
+    for name in taken:
         assert whole.freed_by(taken - {name}) + plan.add_blocks < new_blocks, f"{name} was not needed"
     moved = 0
     for name in plan.offload:

@@ -2,7 +2,8 @@
 
 How the lines of several modes are read together (`rules.py` has the lines):
 
-1. What fits is served; idle blocks that nobody claimed are the first to go, and no claim is touched.
+1. What fits is served. Idle blocks that nobody claimed are the first to go, then those of claims that reserve
+   nothing, in the runtime's order; no claim that reserves is touched.
 2. Otherwise stage by stage. In a stage every mode, weakest first, offers its claim-side steps; as soon as the claims
    offered so far can make the room, the fewest of them do, and nothing else happens. A stronger mode is never
    touched when weaker ones suffice, and no claim is touched when it would not help.
@@ -37,11 +38,6 @@ class PressureView(StandingView, Protocol):
     @property
     def free_blocks(self) -> int:
         """Blocks that hold nothing."""
-        ...
-
-    @property
-    def unclaimed_blocks(self) -> int:
-        """Idle blocks nobody claimed."""
         ...
 
     def occupied_shelves(self) -> Collection[Shelf]:
@@ -95,7 +91,7 @@ class _Case:
         self.now_s = now_s
         self.empty_blocks = view.free_blocks - view.outstanding_blocks
         self.new_blocks = request.required_blocks - request.reuse.total_blocks
-        evictable = view.unclaimed_blocks - request.reuse.unclaimed_blocks
+        evictable = pressure.evictable_blocks - request.reuse.idle_evictable_blocks
         self.lacking_blocks = self.new_blocks - self.empty_blocks - evictable
         self.shelves: dict[ProtectionMode, list[Shelf]] = {}
         self.offers: dict[Shelf, list[Action]] = {}
@@ -108,6 +104,8 @@ class _Case:
     def resolve(self) -> Decision:
         """Read the lines, stage by stage, until one of them has an answer."""
         for shelf in self.view.occupied_shelves():
+            if not shelf.mode.reserves_blocks:
+                continue  # its blocks are evictable already, in their order
             self.shelves.setdefault(shelf.mode, []).append(shelf)
         lines = [(mode, self.policy.line(mode)) for mode in STRENGTH_ORDER if mode in self.shelves]
         governing: Line | None = None
@@ -153,7 +151,7 @@ class _Case:
         if self.blocking_claim_ids:
             lacking, later = self._blocked_by
             for mode in STRENGTH_ORDER:
-                if not mode.reserves_blocks or not (later or mode in self.shelves):
+                if not (later or mode in self.shelves):
                     continue
                 shelves += self._shelves_of(mode, later=later)
                 if fewest(self.view, blocks=lacking, shelves=shelves, reuse=self.request.reuse, counts_pinned=later):
@@ -239,7 +237,7 @@ class _Case:
 
     def _in_less(self, least_blocks: int, action: Action) -> Decision | None:
         """Run in fewer blocks than the schedule wants, in an arena of its own; None if even the least does not fit."""
-        room = self.empty_blocks + self.view.unclaimed_blocks
+        room = self.empty_blocks + self.pressure.evictable_blocks
         if least_blocks >= self.request.required_blocks:
             return None
         plan: ResidencyPlan | None = ResidencyPlan()
@@ -360,8 +358,7 @@ class _Case:
             blocks, later = self._blocked_by
             found = None
             if blocks > 0 and self.request.required_blocks <= self.view.usable_blocks:
-                modes = [mode for mode in STRENGTH_ORDER if mode.reserves_blocks]
-                shelves = [shelf for mode in modes for shelf in self._shelves_of(mode, later=later)]
+                shelves = [shelf for mode in STRENGTH_ORDER for shelf in self._shelves_of(mode, later=later)]
                 reuse = self.request.reuse
                 found = fewest(self.view, blocks=blocks, shelves=shelves, reuse=reuse, counts_pinned=later)
             self._blocking = found if found is not None else ()

@@ -58,6 +58,11 @@ class Reuse:
     idle_by_group: Mapping[Group, int] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
+    def idle_evictable_blocks(self) -> int:
+        """Idle ones that could have been evicted: unclaimed, or under claims that reserve nothing."""
+        return self.unclaimed_blocks + sum(self.idle_by_group.values()) - self.idle_protected_blocks
+
+    @property
     def total_blocks(self) -> int:
         """All resident blocks that need no new room."""
         return self.unclaimed_blocks + self.pinned_blocks + sum(self.idle_by_group.values())

@@ -20,11 +20,9 @@ from types import MappingProxyType
 from tenure.claims.modes import Action, ProtectionMode
 from tenure.errors import PolicyError
 
-#: From the first to give way to the last. A stronger mode is not touched while weaker ones can make the room.
+#: Modes that reserve blocks, from the first to give way to the last. A stronger mode is not touched while weaker ones
+#: can make the room. The other modes have no line: their blocks are evicted in the runtime's order, and it is reported.
 STRENGTH_ORDER: tuple[ProtectionMode, ...] = (
-    ProtectionMode.BEST_EFFORT,
-    ProtectionMode.SOFT_PRIORITY,
-    ProtectionMode.ROUTED_REUSE,
     ProtectionMode.EXPIRING,
     ProtectionMode.DEMOTABLE,
     ProtectionMode.OFFLOADABLE,
@@ -34,6 +32,7 @@ STRENGTH_ORDER: tuple[ProtectionMode, ...] = (
 #: The line that is read when no claim stands in the way: only other active work does, or the size of the pool.
 ACTIVE_LINE = "active"
 
+_WITHOUT_LINE = frozenset(mode.value for mode in ProtectionMode if not mode.reserves_blocks)
 _STEP_WORDS: Mapping[str, Action] = MappingProxyType(
     {
         "expire": Action.EXPIRE_RESIDENT_CLAIM,
@@ -158,9 +157,6 @@ class ReuseAdmission(enum.StrEnum):
 #: A promise is broken by no default line: no `harm`, hard claims give way only when their time is over.
 DEFAULT_LINES: Mapping[str, str] = MappingProxyType(
     {
-        "best_effort": "demote",
-        "soft_priority": "demote",
-        "routed_reuse": "demote",
         "expiring": "expire, defer 30s, refuse",
         "demotable": "expire, demote, defer 30s, refuse",
         "offloadable": "expire, offload_resident, defer 30s, refuse",
@@ -185,7 +181,7 @@ class ActionPolicy:
     max_deferred_requests: int = 1024
 
     def line(self, mode: ProtectionMode) -> Line:
-        """The line of a protection mode."""
+        """The line of a protection mode that reserves blocks."""
         return self.lines[mode.value]
 
     @property
@@ -208,29 +204,21 @@ def action_policy(
     """The default policy, with the given lines in place of the defaults.
 
     Raises:
-        PolicyError: an unknown mode or step, a deferral without a bound, or a mode that reserves nothing with a line
-            that keeps its blocks: the inequality does not count them, so they cannot be a reason to refuse.
+        PolicyError: an unknown mode or step, a deferral without a bound, or a line for a mode that reserves nothing:
+            the inequality does not count its blocks, so they cannot be a reason to refuse anybody.
     """
     wanted = dict(DEFAULT_LINES)
     for name, text in (lines if lines is not None else {}).items():
+        if name in _WITHOUT_LINE:
+            raise PolicyError(f"{name} reserves nothing: its blocks go in the runtime's order, and no line is read")
         if name not in wanted:
             raise PolicyError(f"{name!r} is no protection mode; use one of {', '.join(wanted)}")
         wanted[name] = text
     if max_deferred_requests < 0 or math.isnan(max_deferred_requests):
         raise PolicyError(f"max_deferred_requests must be >= 0, got {max_deferred_requests}")
     parsed = {name: parse_line(text) for name, text in wanted.items()}
-    for mode in STRENGTH_ORDER:
-        _check_line(mode, parsed[mode.value])
     if any(step.is_claim_side for step in parsed[ACTIVE_LINE].steps):
         raise PolicyError(f"line 'active' is read when no claim is in the way: {parsed[ACTIVE_LINE]} has claims pay")
     return ActionPolicy(
         lines=MappingProxyType(parsed), reuse_admission=reuse_admission, max_deferred_requests=max_deferred_requests
     )
-
-
-def _check_line(mode: ProtectionMode, line: Line) -> None:
-    if mode.reserves_blocks:
-        return
-    first = line.steps[0].action
-    if first not in (Action.DEMOTE_RESIDENT_CLAIM, Action.SERVE_ACTIVE_EVICT_RESIDENT) or len(line.steps) > 1:
-        raise PolicyError(f"{mode} reserves nothing, so its line can only be 'demote' or 'harm', got {str(line)!r}")

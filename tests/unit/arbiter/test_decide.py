@@ -252,13 +252,14 @@ def test_harm_happens_only_where_the_operator_wrote_it() -> None:
     assert decision.actions == (Action.SERVE_ACTIVE_EVICT_RESIDENT,)
 
 
-def test_claims_that_reserve_nothing_give_way_without_a_conflict() -> None:
+def test_claims_that_reserve_nothing_are_evictable_like_anybody() -> None:
     pool = Pool(80)
     pool.claim("liked", ProtectionMode.SOFT_PRIORITY, 30)
     pool.claim("watched", ProtectionMode.BEST_EFFORT, 30)
     decision = decide(pool, _ask(50), action_policy())
-    assert decision.plan.demote == ("watched",)
-    assert decision.shortfall_blocks == 0
+    assert decision.actions == (Action.SERVE_ACTIVE_EVICT_RESIDENT,)
+    assert decision.plan.claims == ()
+    assert decision.plan.evict_blocks == 30
     assert decision.feasibility is Feasibility.FEASIBLE
 
 

@@ -60,9 +60,9 @@ def test_the_active_line_has_no_claims_to_take() -> None:
 
 
 def test_every_mode_has_a_place_and_a_default_that_breaks_no_promise() -> None:
-    assert set(STRENGTH_ORDER) == set(ProtectionMode)
+    assert set(STRENGTH_ORDER) == {mode for mode in ProtectionMode if mode.reserves_blocks}
     policy = action_policy()
-    for mode in ProtectionMode:
+    for mode in STRENGTH_ORDER:
         actions = [step.action for step in policy.line(mode).steps]
         assert Action.SERVE_ACTIVE_EVICT_RESIDENT not in actions
         assert mode is not ProtectionMode.HARD_PROTECTED or Action.DEMOTE_RESIDENT_CLAIM not in actions

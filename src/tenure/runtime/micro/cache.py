@@ -47,11 +47,11 @@ class Slot:
 class BlockStore:
     """Physical blocks 1 to `usable_blocks`, a map from name to block, and the order in which idle ones are taken.
 
-    Guarantees: a name stands for at most one block; a block in use is never offered; idle blocks are offered the longest
-    unused first, the last block of a finished sequence before its first. Only `PoolLedger` knows who claims what:
-    `is_spared` is asked before a block is offered.
+    Guarantees: a name stands for at most one block; a block in use is never offered; idle blocks are offered the
+    longest unused first, the last block of a finished sequence before its first. Only `PoolLedger` knows who claims
+    what, so `victims` asks for the rank of each block it offers.
 
-    Cost: O(1) a block; offering is O(blocks offered + blocks spared on the way).
+    Cost: O(1) a block; offering is O(blocks offered + blocks passed over on the way).
     """
 
     def __init__(self, usable_blocks: int) -> None:

@@ -120,11 +120,11 @@ def routed(decision: Decision) -> Fields:
     }
 
 
-def reuse(decision: Decision, *, tokens: int) -> Fields:
+def reuse(work: Work, decision: Decision, *, tokens: int) -> Fields:
     """Of the answer to whether a served request's rows may stay."""
     action = Action.SERVE_ACTIVE_NO_ADMIT if not decision.admits_reuse else decision.actions[-1]
     return {
-        "future_reuse_requested": True,
+        "future_reuse_requested": work.request.wants_reuse,
         "future_reuse_admitted": decision.admits_reuse,
         "arbiter_action": action.value,
         "num_tokens_to_cache": tokens,

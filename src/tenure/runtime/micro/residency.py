@@ -47,6 +47,7 @@ class Residency:
         clock: seconds that never go back.
         sink: where events go.
         journal: where claims are kept over a restart; None for memory.
+        clock_id: what tells this clock from another one, so that durations survive a restart.
         claim_budget_blocks: most blocks that claims may protect; None for all.
     """
 
@@ -59,6 +60,7 @@ class Residency:
         clock: Clock,
         sink: EventSink,
         journal: Journal | None,
+        clock_id: str | None,
         claim_budget_blocks: int | None,
     ) -> None:
         self.store = BlockStore(usable_blocks)
@@ -73,6 +75,7 @@ class Residency:
             clock=clock,
             resident=_ResidentKeys(self.store),
             journal=journal,
+            clock_id=clock_id,
             claim_budget_blocks=claim_budget_blocks,
         )
 
@@ -140,7 +143,7 @@ class Residency:
         return self._rank - 1
 
     def evict(self, blocks: int, *, request_id: str, harms: frozenset[str] = frozenset()) -> list[Slot]:
-        """Take the next victims for a request: unclaimed ones first. Claims in `harms` may be broken, and it is told."""
+        """Take the next victims for a request: unclaimed ones first. Claims in `harms` may be broken, and hear it."""
         if not blocks:
             return []
         for slot in self.store.victims(blocks, rank_of=lambda slot: self._victim_rank(slot, harms)):

@@ -43,6 +43,7 @@ class MicroRuntime:
         tier: the slower tier; None for none. Hand the old one to a new runtime to model rows that survive a restart.
         addable_blocks: by how much the pool may grow under `add_capacity`.
         journal: where claims are kept over a restart; None for memory.
+        clock_id: what tells this clock from another one, so that durations survive a restart; see `ClaimRegistry`.
         claim_budget_blocks: most blocks that claims may protect together; None for all.
         restore_failure: what follows when offloaded rows cannot be brought back.
     """
@@ -58,6 +59,7 @@ class MicroRuntime:
         tier: HostTier | None = None,
         addable_blocks: int = 0,
         journal: Journal | None = None,
+        clock_id: str | None = None,
         claim_budget_blocks: int | None = None,
         restore_failure: RestorationOutcome = RestorationOutcome.REFUSAL,
     ) -> None:
@@ -73,6 +75,7 @@ class MicroRuntime:
             clock=clock,
             sink=sink,
             journal=journal,
+            clock_id=clock_id,
             claim_budget_blocks=claim_budget_blocks,
         )
         self.ledger = self._residency.ledger
@@ -214,9 +217,7 @@ class MicroRuntime:
         work.standing = Standing.FAILED
         self._residency.let_go(work.slots)
         work.slots = []
-        self._sink.emit(
-            EventType.REQUEST_FAILED, {"failure_reason": reason}, request_id=work.request.request_id
-        )
+        self._sink.emit(EventType.REQUEST_FAILED, {"failure_reason": reason}, request_id=work.request.request_id)
 
     # --- admission ----------------------------------------------------------------------------------------------
 
@@ -239,9 +240,7 @@ class MicroRuntime:
             self._emit_conflict(EventType.REQUEST_REFUSED, work, decision)
         elif decision.outcome is Outcome.ROUTED:
             work.standing = Standing.ROUTED
-            self._sink.emit(
-                EventType.REQUEST_ROUTED, reports.routed(decision), request_id=work.request.request_id
-            )
+            self._sink.emit(EventType.REQUEST_ROUTED, reports.routed(decision), request_id=work.request.request_id)
         elif decision.plan.uses_reuse:
             self._admit(work, decision, cached)
         else:
@@ -290,9 +289,7 @@ class MicroRuntime:
         work.slots = [*cached, *fresh]
         work.standing, work.reused_blocks = Standing.RUNNING, len(cached)
         work.peak_live_blocks = decision.plan.live_blocks
-        self._sink.emit(
-            EventType.REQUEST_ADMITTED, reports.admitted(work, decision), request_id=request_id
-        )
+        self._sink.emit(EventType.REQUEST_ADMITTED, reports.admitted(work, decision), request_id=request_id)
         self._compute(work, decision, restored=_rows_of(loaded))
         for claim_id in loaded:
             reused = len(cached) + work.restored_blocks
@@ -340,9 +337,8 @@ class MicroRuntime:
 
     def _report_reuse(self, work: Work, decision: Decision) -> None:
         event = EventType.FUTURE_REUSE_ADMITTED if decision.admits_reuse else EventType.FUTURE_REUSE_DENIED
-        if work.request.wants_reuse:
-            fields = reports.reuse(decision, tokens=len(work.keys) * self.block_size)
-            self._sink.emit(event, fields, request_id=work.request.request_id)
+        fields = reports.reuse(work, decision, tokens=len(work.keys) * self.block_size)
+        self._sink.emit(event, fields, request_id=work.request.request_id)
 
     # --- restorations that fail ---------------------------------------------------------------------------------
 
