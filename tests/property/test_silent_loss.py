@@ -13,7 +13,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tenure.arbiter.decision import Route
 from tenure.arbiter.pressure import LivePlan, even_chunks
@@ -94,6 +94,7 @@ class Episode:
     running: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     asked: dict[str, tuple[BlockKey, ...]] = field(default_factory=dict)
+    submitted: dict[str, ResidentClaim] = field(default_factory=dict)
     serial: int = 0
 
     def __post_init__(self) -> None:
@@ -142,8 +143,7 @@ class Episode:
         footprint = rng.randint(1, len(content) - start)
         needed = rng.randint(0, footprint)
         keys = content_keys(identity, content)[start : start + footprint]
-        renewing = bool(self.claims) and rng.random() < 0.2
-        claim_id = rng.choice(sorted(self.claims)) if renewing else f"c{self.serial}"
+        claim_id = f"c{self.serial}"
         self.serial += 1
         mode = rng.choice(list(ProtectionMode))
         claim = ResidentClaim(
@@ -155,11 +155,15 @@ class Episode:
             footprint_blocks=footprint,
             protection_mode=mode,
             duration_s=rng.choice((1.0, 5.0)) if mode is ProtectionMode.EXPIRING or rng.random() < 0.6 else None,
-            revision=rng.randint(1, 3),
+            revision=rng.randint(1, 2),
             fallback_mode=rng.choice((None, ProtectionMode.SOFT_PRIORITY)),
             block_hashes=tuple(str(key[1]) for key in keys),
         )
-        self.asked.setdefault(claim_id, keys[:needed])
+        if self.claims and rng.random() < 0.2:
+            claim_id = rng.choice(sorted(self.claims))
+            claim = replace(self.submitted[claim_id], revision=rng.randint(1, 4), duration_s=rng.choice((0.5, 3.0)))
+        else:
+            self.asked[claim_id], self.submitted[claim_id] = keys[:needed], claim
         try:
             receipt = self.runtime.submit_claim(claim, object_blocks=len(content))
         except ClaimError:
