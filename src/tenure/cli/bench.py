@@ -1,4 +1,4 @@
-"""`tenure bench decode | prefill | recall | transfer`: baselines in the same run, a table, a plot, a JSON file."""
+"""`tenure bench decode | prefill | recall | transfer | arbiter`: baselines in the same run, a table, a plot, a JSON file."""
 
 from __future__ import annotations
 
@@ -117,6 +117,17 @@ def transfer(
     with _progress("transfer"):
         report = bench.run(loaded.model, quick=quick, **({"repeats": 5} if quick else {}))
     _finish(report, json=json, plot=plot)
+
+
+@bench_app.command()
+def arbiter(json: Path | None = JSON, quick: bool = QUICK) -> None:
+    """What a decision, a claim, a removed block and an event cost, and whether that grows with the pool."""
+    from tenure.bench import arbiter as bench
+
+    _check_targets(json)
+    with _progress("arbiter"):
+        report = bench.run(quick=quick, **({"repeats": 100, "scale": 10} if quick else {}))
+    _finish(report, json=json, plot=None)
 
 
 def _check_targets(*targets: Path | None) -> None:

@@ -1,0 +1,497 @@
+"""Checks about what is decided when it does not fit: progress, names, numbers, and how much gives way."""
+
+from __future__ import annotations
+
+from tenure.claims.event_types import EventType
+from tenure.conformance.bench import OWNER, REJECTED, Bench
+from tenure.conformance.check import Check, Judge
+from tenure.conformance.finding import Finding, failed, inconclusive, passed
+from tenure.conformance.ledger import WAITING
+from tenure.conformance.litmus.reading import (
+    ACTIVE,
+    CLAIM,
+    DEFERRED,
+    NOT_PARKED,
+    REFUSED,
+    RUNNING,
+    SERVED,
+    lost_blocks,
+    served,
+)
+from tenure.conformance.profiles import Profile
+from tenure.conformance.reconstruct import reconstruct
+from tenure.conformance.subject import Feature, RequestOutcome
+from tenure.conformance.trace import Trace, TraceEvent
+
+_E = EventType
+_B, _C = "claim:b", "claim:c"
+
+
+def progress_under_full_protection(bench: Bench) -> Judge:
+    """Hard claims fill the pool, one block is asked for: an answer comes, and service once a claim has ended."""
+    bench.begin(conflict_actions=("refuse_active",))
+    half = bench.usable_blocks // 2
+    labels = bench.content(80)
+    parked = bench.park(labels[:half], claim_id=CLAIM) and bench.park(labels[half:], claim_id=_B)
+    first = bench.serve(bench.content(2)[:1], request_id="one-block")
+    if parked:
+        bench.subject.release_claim(_B, owner_scope=OWNER)
+    bench.pass_time(seconds=0.0)
+    second = bench.serve(bench.content(2)[:1], request_id="one-block-again")
+
+    def judge(trace: Trace) -> Finding:
+        if not parked:
+            return inconclusive("The pool could not be filled with hard claims.")
+        answers = trace.of(*WAITING, request_id="one-block")
+        if first.outcome not in {REFUSED, DEFERRED} or not answers:
+            return failed(
+                "TNR-PRG-001",
+                what=f"Hard claims fill {bench.usable_blocks} blocks; a request of one block was {first.outcome}, with "
+                f"{len(answers)} events that refuse or defer it.",
+                why="A request is answered by an action of the contract also when hard claims fill the pool.",
+            )
+        if second.outcome is not SERVED:
+            return failed(
+                "TNR-PRG-002",
+                what=f"Half of the pool was released, and a request of one block is {second.outcome}.",
+                why="A request that fits is served once the claims in its way have ended.",
+                at=tuple(event.index for event in trace.of(_E.CLAIM_RELEASED, *WAITING)),
+            )
+        return passed(f"It was {first.outcome}, and served once a claim was released.")
+
+    return judge
+
+
+def own_claim_blocks_nobody(bench: Bench) -> Judge:
+    """A request that reuses 60 claimed blocks and needs 15 more fits 80, because shared blocks are there once."""
+    bench.begin(conflict_actions=("refuse_active",))
+    content = bench.content(60)
+    parked = bench.park(content, claim_id=CLAIM)
+    answer = bench.serve((*content, *bench.content(15)), request_id=ACTIVE)
+
+    def judge(trace: Trace) -> Finding:
+        if not parked:
+            return inconclusive(NOT_PARKED)
+        if not served(answer):
+            waiting = trace.of(*WAITING, request_id=ACTIVE)
+            blamed = any(CLAIM in (event.names("blocking_claim_ids") or ()) for event in waiting)
+            return failed(
+                "TNR-ARB-009" if blamed else "TNR-CAP-006",
+                what=f"A request that reuses {len(content)} claimed blocks and needs {bench.blocks(15)} more was "
+                f"{answer.outcome} in a pool of {bench.usable_blocks}.",
+                why="A block that a claim protects and a request uses is counted once, so a claim never blocks its "
+                "own reuse.",
+                at=tuple(event.index for event in waiting),
+            )
+        return passed(f"It was served, and found {answer.reused_blocks} blocks.")
+
+    return judge
+
+
+def _waiting(trace: Trace) -> TraceEvent | None:
+    return trace.first(*WAITING, request_id=ACTIVE)
+
+
+def blocking_set_minimal(bench: Bench) -> Judge:
+    """Claims of 30, 20 and 10; 25 blocks are missing: only the claim of 30 is in the way alone."""
+    bench.begin(conflict_actions=("refuse_active",))
+    parked = [
+        bench.park(bench.content(size), claim_id=claim_id) for claim_id, size in ((_B, 20), (_C, 10), (CLAIM, 30))
+    ]
+    bench.serve(bench.content(45), request_id=ACTIVE)
+
+    def judge(trace: Trace) -> Finding:
+        event = _waiting(trace)
+        if not all(parked) or event is None:
+            return inconclusive("The request that was not to fit was neither refused nor deferred.")
+        named = event.names("blocking_claim_ids")
+        if named != (CLAIM,):
+            return failed(
+                "TNR-ARB-004",
+                what=f"Claims hold {bench.blocks(20)}, {bench.blocks(10)} and {bench.blocks(30)} blocks, "
+                f"{bench.blocks(25)} are missing, and {list(named or ())} are named as blocking.",
+                why="A conflict names the smallest set of claims without which the request would fit.",
+                at=(event.index,),
+            )
+        return passed("Only the claim that is in the way alone was named.")
+
+    return judge
+
+
+def nobody_blamed_for_other_work(bench: Bench) -> Judge:
+    """What does not fit because of work in flight is not blamed on a claim whose end would not help."""
+    bench.begin(conflict_actions=("refuse_active",))
+    parked = bench.park(bench.content(5), claim_id=CLAIM)
+    running = bench.start(bench.content(60), request_id="other-request")
+    bench.start(bench.content(30), request_id=ACTIVE)
+    bench.finish("other-request")
+
+    def judge(trace: Trace) -> Finding:
+        event = _waiting(trace)
+        if not parked or running.outcome is not RUNNING or event is None:
+            return inconclusive("No request was refused or deferred because of work in flight.")
+        named = event.names("blocking_claim_ids")
+        if named:
+            return failed(
+                "TNR-ARB-004",
+                what=f"{bench.blocks(60)} blocks are live and {bench.blocks(5)} claimed; {bench.blocks(30)} do not fit "
+                f"even without the claim, and {list(named)} is named as blocking.",
+                why="A conflict names no claim when claims are not the cause.",
+                at=(event.index,),
+            )
+        return passed("No claim was named.")
+
+    return judge
+
+
+def shortfall_counts_other_work(bench: Bench) -> Judge:
+    """40 claimed, 30 live in another request, 20 asked for in 80: 10 are missing."""
+    bench.begin(conflict_actions=("refuse_active",))
+    parked = bench.park(bench.content(40), claim_id=CLAIM)
+    running = bench.start(bench.content(30), request_id="other-request")
+    bench.start(bench.content(20), request_id=ACTIVE)
+    bench.finish("other-request")
+    missing = bench.blocks(40) + bench.blocks(30) + bench.blocks(20) - bench.usable_blocks
+
+    def judge(trace: Trace) -> Finding:
+        event = _waiting(trace)
+        if not parked or running.outcome is not RUNNING or event is None:
+            return inconclusive("No request was refused or deferred beside work in flight.")
+        told = event.count("capacity_shortfall_blocks")
+        if told != missing:
+            return failed(
+                "TNR-ARB-005",
+                what=f"{bench.blocks(40)} protected, {bench.blocks(30)} live and {bench.blocks(20)} asked for in "
+                f"{bench.usable_blocks}: {missing} are missing, and the event tells {told}.",
+                why="The shortfall counts all active blocks, those of other requests included.",
+                at=(event.index,),
+            )
+        return passed(f"The shortfall of {missing} was told.")
+
+    return judge
+
+
+def demotes_the_fewest(bench: Bench) -> Judge:
+    """Three demotable claims of 20, 10 blocks missing: one gives way."""
+    bench.begin(conflict_actions=("demote_resident_claim", "refuse_active"))
+    parked = [bench.park(bench.content(20), claim_id=name, mode="demotable") for name in (CLAIM, _B, _C)]
+    answer = bench.serve(bench.content(30), request_id=ACTIVE)
+
+    def judge(trace: Trace) -> Finding:
+        demoted = trace.of(_E.CLAIM_DEMOTED)
+        if not all(parked) or not served(answer) or not demoted:
+            return inconclusive(f"The request was {answer.outcome} with {len(demoted)} demotions.")
+        if len(demoted) > 1:
+            return failed(
+                "TNR-ARB-007",
+                what=f"{bench.blocks(10)} blocks were missing and each claim holds {bench.blocks(20)}; {len(demoted)} "
+                "claims were demoted.",
+                why="Demotion under pressure ends no more claims than are needed to make room.",
+                at=tuple(event.index for event in demoted),
+            )
+        return passed("One claim was demoted.")
+
+    return judge
+
+
+def no_demotion_in_vain(bench: Bench) -> Judge:
+    """A demotable claim is left alone when its end would not make room."""
+    bench.begin(conflict_actions=("demote_resident_claim", "refuse_active"))
+    parked = bench.park(bench.content(20), claim_id=CLAIM, mode="demotable")
+    parked = bench.park(bench.content(50), claim_id=_B) and parked
+    answer = bench.serve(bench.content(60), request_id=ACTIVE)
+
+    def judge(trace: Trace) -> Finding:
+        if not parked:
+            return inconclusive(NOT_PARKED)
+        demoted = trace.of(_E.CLAIM_DEMOTED, _E.CLAIM_EXPIRED)
+        if demoted and not served(answer):
+            return failed(
+                "TNR-ARB-007",
+                what=f"{demoted[0].brief()}, and the request for which it gave way was {answer.outcome}.",
+                why="No claim is demoted when that would not make room.",
+                at=(demoted[0].index, *(event.index for event in trace.of(*WAITING, request_id=ACTIVE))),
+            )
+        if served(answer):
+            return inconclusive("The request was served, so it was not beyond what demotion frees.")
+        return passed(f"The request was {answer.outcome}, and the demotable claim was left alone.")
+
+    return judge
+
+
+def refusal_is_the_last_resort(bench: Bench) -> Judge:
+    """With demotion allowed first and enough to make room, the request is served."""
+    bench.begin(conflict_actions=("demote_resident_claim", "refuse_active"))
+    parked = bench.park(bench.content(60), claim_id=CLAIM, mode="demotable")
+    answer = bench.serve(bench.content(70), request_id=ACTIVE)
+
+    def judge(trace: Trace) -> Finding:
+        if not parked:
+            return inconclusive(NOT_PARKED)
+        if not served(answer):
+            return failed(
+                "TNR-PRG-003",
+                what=f"Demoting {CLAIM} was allowed and would have made room; the request was {answer.outcome}.",
+                why="A request is refused only if no action that the policy allows would serve it.",
+                at=tuple(event.index for event in trace.of(*WAITING, request_id=ACTIVE)),
+            )
+        return passed("The claim was demoted and the request served.")
+
+    return judge
+
+
+def chunks_bound_nothing(bench: Bench) -> Judge:
+    """60 protected, 70 active in chunks of 20, 20, 20, 10 under full attention: it does not fit at any pace."""
+    bench.begin(conflict_actions=("refuse_active",))
+    resident = bench.content(60)
+    parked = bench.park(resident, claim_id=CLAIM)
+    content = bench.content(70)
+    step = bench.blocks(20)
+    chunks = (step, step, step, len(content) - 3 * step)
+    answer = bench.serve(content, request_id=ACTIVE, chunks=chunks)
+    lost = lost_blocks(bench, resident)
+
+    def judge(trace: Trace) -> Finding:
+        if not parked:
+            return inconclusive(NOT_PARKED)
+        admitted = trace.of(_E.REQUEST_ADMITTED, request_id=ACTIVE)
+        if served(answer) or lost or admitted:
+            return failed(
+                "TNR-CAP-001",
+                what=f"{bench.blocks(60)} protected and {len(content)} active blocks in chunks {chunks} do not fit "
+                f"{bench.usable_blocks}; the request was admitted {len(admitted)} times, then {answer.outcome}, and "
+                f"{lost} protected blocks are gone.",
+                why="Feasibility counts active blocks at their peak, which chunks do not lower under full attention.",
+                at=tuple(event.index for event in admitted),
+            )
+        return passed(f"It was {answer.outcome} before its first chunk.")
+
+    return judge
+
+
+def _deferred(bench: Bench, *, defer_limit_s: float) -> tuple[bool, RequestOutcome]:
+    bench.begin(conflict_actions=("defer_active",), defer_limit_s=defer_limit_s)
+    parked = bench.park(bench.content(60), claim_id=CLAIM)
+    return parked, bench.start(bench.content(70), request_id=ACTIVE).outcome
+
+
+def deferral_ends(bench: Bench) -> Judge:
+    """A deferred request that never fits is refused when its bound has passed."""
+    parked, first = _deferred(bench, defer_limit_s=30.0)
+    bench.pass_time(seconds=31.0)
+    last = bench.finish(ACTIVE).outcome
+
+    def judge(trace: Trace) -> Finding:
+        if not parked or first is not DEFERRED or trace.first(_E.REQUEST_DEFERRED, request_id=ACTIVE) is None:
+            return inconclusive(f"The request was {first}, not deferred.")
+        if trace.first(_E.REQUEST_REFUSED, _E.REQUEST_ROUTED, request_id=ACTIVE) is None or last is DEFERRED:
+            return failed(
+                "TNR-ARB-010",
+                what=f"The bound was 30 s; 31 s after its deferral the request is {last} and no refusal was told.",
+                why="A deferred request is admitted, refused or routed after a stated bound at the latest.",
+                at=tuple(event.index for event in trace.of(_E.REQUEST_DEFERRED, request_id=ACTIVE)),
+            )
+        return passed("It was refused when its bound had passed.")
+
+    return judge
+
+
+def deferred_then_served(bench: Bench) -> Judge:
+    """A deferred request is served once the claim in its way was released, and the trace tells both."""
+    parked, first = _deferred(bench, defer_limit_s=3600.0)
+    if parked:
+        bench.subject.release_claim(CLAIM, owner_scope=OWNER)
+    bench.pass_time(seconds=1.0)
+    last = bench.finish(ACTIVE).outcome
+
+    def judge(trace: Trace) -> Finding:
+        if not parked or first is not DEFERRED:
+            return inconclusive(f"The request was {first}, not deferred.")
+        if last is not SERVED:
+            return failed(
+                "TNR-PRG-002",
+                what=f"The claim in its way was released, and the deferred request is {last}.",
+                why="A request that fits is served once the claims in its way have ended.",
+                at=tuple(event.index for event in trace.of(_E.CLAIM_RELEASED, _E.REQUEST_DEFERRED)),
+            )
+        told = reconstruct(trace).requests.get(ACTIVE)
+        if told is None or told.outcome != "served" or not told.deferrals:
+            return failed(
+                "TNR-EVT-008",
+                what=f"A request was deferred and then served; from the trace alone it is "
+                f"{None if told is None else told.outcome} after {0 if told is None else told.deferrals} deferrals.",
+                why="The trace alone is enough to reconstruct the outcome of every request.",
+                at=tuple(event.index for event in trace.of(request_id=ACTIVE)[:2]),
+            )
+        return passed("It was served after a deferral, and the trace tells both.")
+
+    return judge
+
+
+def bounded_is_bounded(bench: Bench) -> Judge:
+    """60 protected and 70 active: the request is served in the 20 that are left, and the claim stays."""
+    bench.begin(conflict_actions=("bound_active_live",))
+    resident = bench.content(60)
+    parked = bench.park(resident, claim_id=CLAIM)
+    answer = bench.serve(bench.content(70), request_id=ACTIVE)
+    lost = lost_blocks(bench, resident)
+    room = bench.usable_blocks - bench.blocks(60)
+
+    def judge(trace: Trace) -> Finding:
+        event = trace.first(_E.ACTIVE_LIVE_BOUNDED, request_id=ACTIVE)
+        if not parked or event is None or not served(answer):
+            return inconclusive(f"The request was {answer.outcome} and {'not ' if event is None else ''}bounded.")
+        bound = event.count("active_live_blocks_bounded")
+        if lost or bound is None or bound > room:
+            return failed(
+                "TNR-ARB-011",
+                what=f"{room} blocks are left beside the claim; the request was bounded to {bound}, and {lost} claimed "
+                "blocks are gone.",
+                why="A bounded request never holds more live blocks than its bound, and the bound is what fits.",
+                at=(event.index,),
+            )
+        return passed(f"It was served in {bound} blocks, and the claim is whole.")
+
+    return judge
+
+
+def claims_stay_accepted(bench: Bench) -> Judge:
+    """While a refused request is told of a conflict, the claims in its way stay what they were."""
+    bench.begin(conflict_actions=("refuse_active",))
+    content = bench.content(60)
+    first = bench.claim(content, claim_id=CLAIM)
+    bench.serve(content)
+    refusals = [bench.serve(bench.content(70)).outcome for _ in range(3)]
+    found = bench.reused(content)
+
+    def judge(_: Trace) -> Finding:
+        if first.decision == REJECTED or REFUSED not in refusals:
+            return inconclusive(f"The claim was {first.decision}, the requests {refusals}.")
+        if found != len(content) or set(refusals) != {REFUSED}:
+            return failed(
+                "TNR-ARB-008",
+                what=f"Three requests that do not fit were {[str(o) for o in refusals]}, and {found} of the "
+                f"{len(content)} claimed blocks are left.",
+                why="A refused request takes no block, however often it is asked.",
+            )
+        return passed("Three refusals took nothing.")
+
+    return judge
+
+
+_HARD = frozenset({"hard_protected"})
+_DEMOTABLE = frozenset({"demotable"})
+_REFUSE = frozenset({"refuse_active"})
+_DEFER = frozenset({"defer_active"})
+_DEMOTE = frozenset({"demote_resident_claim"})
+_HOLD = frozenset({Feature.HOLD_REQUESTS})
+_RELEASE = frozenset({Feature.OWNER_RELEASE})
+_ON_CLAIMS = ("claim-accepted",)
+_ON_L3 = ("claim-accepted", "L3")
+_ON_L4 = ("claim-accepted", "L4")
+
+
+def _hard(check_id: str, title: str, clauses: tuple[str, ...], drive: object, **more: object) -> Check:
+    terms: dict[str, object] = {"profile": Profile.HARD, "modes": _HARD, "actions": _REFUSE, "rests_on": _ON_CLAIMS}
+    return Check(check_id=check_id, title=title, clauses=clauses, drive=drive, **(terms | more))  # type: ignore[arg-type]
+
+
+CHECKS: tuple[Check, ...] = (
+    _hard(
+        "progress-under-full-protection",
+        "Hard claims that fill the pool never wedge the runtime",
+        ("TNR-PRG-001", "TNR-PRG-002"),
+        progress_under_full_protection,
+        features=_RELEASE,
+    ),
+    _hard(
+        "own-claim-blocks-nobody",
+        "A claim never blocks its own reuse",
+        ("TNR-ARB-009", "TNR-CAP-006"),
+        own_claim_blocks_nobody,
+    ),
+    _hard(
+        "blocking-set-minimal",
+        "The smallest set of claims in the way is named",
+        ("TNR-ARB-004",),
+        blocking_set_minimal,
+    ),
+    _hard(
+        "nobody-blamed-for-other-work",
+        "No claim is named when claims are not the cause",
+        ("TNR-ARB-004",),
+        nobody_blamed_for_other_work,
+        features=_HOLD,
+    ),
+    _hard(
+        "shortfall-counts-other-work",
+        "The shortfall counts work in flight",
+        ("TNR-ARB-005",),
+        shortfall_counts_other_work,
+        features=_HOLD,
+    ),
+    _hard(
+        "demotes-the-fewest",
+        "No more claims are demoted than are needed",
+        ("TNR-ARB-007",),
+        demotes_the_fewest,
+        modes=_DEMOTABLE,
+        actions=_DEMOTE,
+        rests_on=_ON_L4,
+    ),
+    _hard(
+        "no-demotion-in-vain",
+        "No claim is demoted when that makes no room",
+        ("TNR-ARB-007",),
+        no_demotion_in_vain,
+        modes=_DEMOTABLE | _HARD,
+        actions=_DEMOTE | _REFUSE,
+    ),
+    _hard(
+        "refusal-is-the-last-resort",
+        "A request is refused only when nothing allowed would serve it",
+        ("TNR-PRG-003",),
+        refusal_is_the_last_resort,
+        modes=_DEMOTABLE,
+        actions=_DEMOTE | _REFUSE,
+    ),
+    _hard(
+        "chunks-bound-nothing",
+        "Chunks do not bound live blocks under full attention",
+        ("TNR-CAP-001",),
+        chunks_bound_nothing,
+        rests_on=_ON_L3,
+    ),
+    _hard(
+        "refusals-take-nothing",
+        "A refused request takes no block, however often it is asked",
+        ("TNR-ARB-008",),
+        claims_stay_accepted,
+        features=frozenset({Feature.REUSED_BLOCKS}),
+        rests_on=_ON_L3,
+    ),
+    _hard(
+        "deferral-ends",
+        "A deferral ends after its bound",
+        ("TNR-ARB-010",),
+        deferral_ends,
+        actions=_DEFER,
+        features=frozenset({Feature.CLOCK}),
+    ),
+    _hard(
+        "deferred-then-served",
+        "A deferred request is served once the claim in its way has ended",
+        ("TNR-PRG-002", "TNR-EVT-008"),
+        deferred_then_served,
+        actions=_DEFER,
+        features=_RELEASE | {Feature.CLOCK},
+    ),
+    _hard(
+        "bounded-is-bounded",
+        "A bounded request is served in what is left, and the claim stays",
+        ("TNR-ARB-011",),
+        bounded_is_bounded,
+        profile=Profile.BOUNDED,
+        actions=frozenset({"bound_active_live"}),
+    ),
+)

@@ -1,0 +1,49 @@
+"""How a trace rule is written: a generator that yields a finding for each occasion that the trace gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tenure.conformance.check import TraceRule
+from tenure.conformance.finding import Finding, Status, inconclusive, passed
+from tenure.conformance.ledger import Ledger
+from tenure.conformance.profiles import Profile
+from tenure.conformance.trace import Trace, TraceEvent
+
+#: Yields `kept()` for an occasion on which the rule was kept, and a failure for one on which it was not.
+Rule = Callable[[Trace], Iterator[Finding]]
+
+
+def moments(trace: Trace) -> Iterator[tuple[TraceEvent, Ledger]]:
+    """Each event with the ledger as it stood just before it."""
+    ledger = Ledger()
+    for event in trace:
+        yield event, ledger
+        ledger.apply(event)
+
+
+def kept() -> Finding:
+    """One occasion, and nothing to object."""
+    return passed("")
+
+
+def trace_rule(
+    rule: Rule, *, check_id: str, title: str, clauses: tuple[str, ...], occasion: str, profile: Profile
+) -> TraceRule:
+    """The rule as something to be graded. Its verdict is its first failure.
+
+    Without any occasion (`occasion` says in words what that would be) it is inconclusive, so that a trace in which
+    nothing happened keeps no clause.
+    """
+
+    def judge(trace: Trace) -> Finding:
+        occasions = 0
+        for finding in rule(trace):
+            if finding.status is Status.FAIL:
+                return finding
+            occasions += 1
+        if not occasions:
+            return inconclusive(f"The trace has no occasion for it: no {occasion}.")
+        return passed(f"{occasions} x {occasion}, each as it must be.")
+
+    return TraceRule(check_id=check_id, title=title, clauses=clauses, profile=profile, judge=judge)

@@ -1,0 +1,172 @@
+"""A trace as the examiner reads it: flat records in the order they were written, names in one spelling.
+
+Nothing here decides whether a trace is good. A file that cannot be a trace (a torn line, sequence numbers that run
+backwards) is refused with its line number; a trace with a missing number is read, and the checks fail it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenure.claims.event_types import EventType, event_type_of
+from tenure.errors import TraceError
+
+CLAUSE_ORDER = "TNR-EVT-002"
+CLAUSE_FORM = "TNR-EVT-001"
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEvent:
+    """One line of a trace.
+
+    Args:
+        index: its place in the whole trace. It stays the same when a trace is shrunk, so it identifies the event.
+        kind: what it says; None for a name that the vocabulary does not have.
+        name: the name as written.
+        fields: the whole record.
+    """
+
+    index: int
+    kind: EventType | None
+    name: str
+    fields: Mapping[str, object]
+
+    @property
+    def claim_id(self) -> str | None:
+        """The claim that it is about."""
+        return self.text("claim_id")
+
+    @property
+    def request_id(self) -> str | None:
+        """The request that it is about, or on whose behalf it happened."""
+        return self.text("request_id")
+
+    @property
+    def sequence(self) -> int | None:
+        """Its `event_sequence`."""
+        return self.count("event_sequence")
+
+    def text(self, field: str) -> str | None:
+        """The field when it is text, else None."""
+        value = self.fields.get(field)
+        return value if isinstance(value, str) else None
+
+    def count(self, field: str) -> int | None:
+        """The field when it is a whole number (a bool is none), else None."""
+        value = self.fields.get(field)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def flag(self, field: str) -> bool | None:
+        """The field when it is true or false, else None."""
+        value = self.fields.get(field)
+        return value if isinstance(value, bool) else None
+
+    def names(self, field: str) -> tuple[str, ...] | None:
+        """The field when it is a list of texts, else None."""
+        value = self.fields.get(field)
+        if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        return None
+
+    def brief(self) -> str:
+        """The event in one line: its number, its name, and who it is about."""
+        who = " ".join(text for text in (self.claim_id, self.request_id and f"for {self.request_id}") if text)
+        number = self.index if self.sequence is None else self.sequence
+        detail = "".join(
+            f" {short}={self.fields[field]}"
+            for field, short in (("logical_block_position", "position"), ("physical_block_id", "block"))
+            if self.fields.get(field) is not None
+        )
+        return f"#{number} {self.name} {who}{detail}".rstrip()
+
+
+class Trace(Sequence[TraceEvent]):
+    """Events in the order they were written. Immutable; part of a trace is a trace."""
+
+    def __init__(self, events: Iterable[TraceEvent]) -> None:
+        self._events = tuple(events)
+
+    def __getitem__(self, index: int) -> TraceEvent:  # type: ignore[override]  # slices are not offered
+        return self._events[index]
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __iter__(self) -> Iterator[TraceEvent]:
+        return iter(self._events)
+
+    def of(self, *kinds: EventType, claim_id: str | None = None, request_id: str | None = None) -> list[TraceEvent]:
+        """Events of these kinds (any, when none is given), of this claim and this request when named."""
+        return [
+            event
+            for event in self._events
+            if (not kinds or event.kind in kinds)
+            and (claim_id is None or event.claim_id == claim_id)
+            and (request_id is None or event.request_id == request_id)
+        ]
+
+    def first(self, *kinds: EventType, claim_id: str | None = None, request_id: str | None = None) -> TraceEvent | None:
+        """The first of `of`, or None."""
+        return next(iter(self.of(*kinds, claim_id=claim_id, request_id=request_id)), None)
+
+    def within(self, indices: Iterable[int]) -> Trace:
+        """The events with these indices, in order."""
+        wanted = frozenset(indices)
+        return Trace(event for event in self._events if event.index in wanted)
+
+
+def trace_of(records: Iterable[Mapping[str, object]]) -> Trace:
+    """The trace that a running subject wrote. Never raises on bad content: the checks are there to say so."""
+    return Trace(_event(index, record) for index, record in enumerate(records))
+
+
+def _event(index: int, record: Mapping[str, object]) -> TraceEvent:
+    name = record.get("event")
+    text = name if isinstance(name, str) else ""
+    return TraceEvent(index, event_type_of(text), text, dict(record))
+
+
+def read_trace(path: Path) -> Trace:
+    """The trace in a JSON Lines file.
+
+    Raises:
+        TraceError: no such file, a line that is no JSON object, an event without a name, a last line that was cut off,
+            or `event_sequence` running backwards. The message names the line, the field and the clause.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"{path} cannot be read as a trace: {error}", field="file", clause=CLAUSE_FORM) from error
+    if not text.strip():
+        raise TraceError(f"{path} holds no event; a trace has one JSON object a line", field="file", clause=CLAUSE_FORM)
+    events: list[TraceEvent] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            record = _record(path, number, line)
+            events.append(_event(len(events), record))
+            _check_order(path, number, events)
+    return Trace(events)
+
+
+def _record(path: Path, number: int, line: str) -> Mapping[str, object]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        message = f"{path} line {number} is no JSON ({error.msg} at column {error.colno}): cut off or damaged"
+        raise TraceError(message, field="line", clause=CLAUSE_FORM) from error
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str):
+        message = f"{path} line {number} is no event: it needs a JSON object with the text field 'event'"
+        raise TraceError(message, field="event", clause=CLAUSE_FORM)
+    return record
+
+
+def _check_order(path: Path, number: int, events: Sequence[TraceEvent]) -> None:
+    if len(events) < 2:
+        return
+    before, now = events[-2].sequence, events[-1].sequence
+    if before is not None and now is not None and now <= before:
+        message = f"{path} line {number} has {now} after {before}: the trace was reordered or joined from several"
+        raise TraceError(message, field="event_sequence", clause=CLAUSE_ORDER)
