@@ -271,10 +271,10 @@ EVENTS: Mapping[E, EventSpec] = MappingProxyType(
             optional=("injected_restoration_failure",),
         ),
         E.CLAIM_RECOVERED: EventSpec(
-            when="a restart found the claim in the journal, and its blocks where they were",
+            when="a restart found the claim in its journal; what became of it follows",
             names_claim=True,
             required=("claim_status", "revision", "expires_at_s", "clock_s"),
-            optional=("cache_tier", "protection_mode", "footprint_blocks"),
+            optional=("cache_tier", "protection_mode", "footprint_blocks", "offload_generation"),
         ),
         E.REQUEST_SUBMITTED: EventSpec(
             when="work arrived",

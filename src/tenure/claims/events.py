@@ -83,8 +83,8 @@ class Event:
         return record
 
     def to_json_line(self) -> str:
-        """One line of JSON with sorted keys and compact separators, without the line break."""
-        return json.dumps(self.to_record(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """One line of compact JSON, keys in the order of `to_record`, without the line break."""
+        return json.dumps(self.to_record(), separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Event:
@@ -116,12 +116,17 @@ _COMMON_NAMES = tuple(name for name in COMMON_FIELDS if name not in ("schema_ver
 def _check_field(name: str, value: object, spec: FieldSpec, event: Event) -> None:
     if value is None and spec.nullable:
         return
-    if not _SHAPES[spec.kind](value):
+    if not has_shape(spec.kind, value):
         message = f"must be {spec.kind.value}{' or null' if spec.nullable else ''} in {event}, got {value!r}"
         raise TraceError(message, field=name, clause=_CLAUSE)
     if spec.choices and value not in spec.choices:
         message = f"is {value!r} in {event}; it is one of {', '.join(spec.choices)}"
         raise TraceError(message, field=name, clause=_CLAUSE)
+
+
+def has_shape(kind: FieldKind, value: object) -> bool:
+    """Whether `value` is of that kind. Null is of no kind."""
+    return _SHAPES[kind](value)
 
 
 def _is_count(value: object) -> bool:

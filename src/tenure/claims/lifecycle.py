@@ -21,6 +21,8 @@ TRANSITIONS: Mapping[tuple[ClaimState | None, EventType], ClaimState] = MappingP
         (_S.SUBMITTED, _E.CLAIM_CONDITIONALLY_ACCEPTED): _S.CONDITIONALLY_ACCEPTED,
         (_S.SUBMITTED, _E.CLAIM_REJECTED): _S.REFUSED,
         (_S.SUBMITTED, _E.CLAIM_RELEASED): _S.RELEASED,
+        # Nothing is owed for a rejected claim, so it may be asked for again.
+        (_S.REFUSED, _E.CLAIM_SUBMITTED): _S.SUBMITTED,
         # Accepted, and not yet whole. There is no harm from here: what never held cannot be broken.
         (_S.ACCEPTED, _E.CLAIM_MATERIALIZED): _S.MATERIALIZED,
         (_S.ACCEPTED, _E.CLAIM_RENEWED): _S.ACCEPTED,
@@ -66,13 +68,14 @@ TRANSITIONS: Mapping[tuple[ClaimState | None, EventType], ClaimState] = MappingP
         (_S.RESTORED, _E.CLAIM_EXPIRED): _S.EXPIRED,
         (_S.RESTORED, _E.CLAIM_RELEASED): _S.RELEASED,
         (_S.RESTORED, _E.CLAIM_HARMED): _S.HARMED,
-        # A restart found the claim, and what it had is still there.
+        # A restart found the claim in its journal. In a trace that begins there, this is the first word about it.
         (_S.ACCEPTED, _E.CLAIM_RECOVERED): _S.ACCEPTED,
         (_S.CONDITIONALLY_ACCEPTED, _E.CLAIM_RECOVERED): _S.CONDITIONALLY_ACCEPTED,
         (_S.MATERIALIZED, _E.CLAIM_RECOVERED): _S.MATERIALIZED,
         (_S.OFFLOADED, _E.CLAIM_RECOVERED): _S.OFFLOADED,
+        (_S.RESTORING, _E.CLAIM_RECOVERED): _S.OFFLOADED,
         (_S.RESTORED, _E.CLAIM_RECOVERED): _S.RESTORED,
-        # Released claims may lose their blocks, and it is said. Refused and harmed claims have nothing more to say.
+        # Released claims may lose their blocks, and it is said. Harmed claims have nothing more to say.
         (_S.DEMOTED, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE): _S.DEMOTED,
         (_S.EXPIRED, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE): _S.EXPIRED,
         (_S.RELEASED, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE): _S.RELEASED,
@@ -98,7 +101,7 @@ DEVICE_STATES = frozenset({_S.MATERIALIZED, _S.RESTORED})
 HOST_STATES = frozenset({_S.OFFLOADED, _S.RESTORING})
 
 #: States that a claim never leaves.
-TERMINAL_STATES = frozenset({_S.DEMOTED, _S.EXPIRED, _S.REFUSED, _S.RELEASED, _S.HARMED})
+TERMINAL_STATES = frozenset({_S.DEMOTED, _S.EXPIRED, _S.RELEASED, _S.HARMED})
 
 #: The terminal states that excuse a later loss (TNR-HRM-004).
 RELEASED_STATES = frozenset({_S.DEMOTED, _S.EXPIRED, _S.RELEASED})
@@ -172,5 +175,6 @@ def mermaid_diagram() -> str:
         arrows.setdefault((start, target.value), []).append(label)
     lines = ["stateDiagram-v2"]
     lines += [f"    {start} --> {end}: {', '.join(labels)}" for (start, end), labels in arrows.items() if start != end]
-    lines += [f"    {state.value} --> [*]" for state in ClaimState if state in TERMINAL_STATES]
+    ends = (state for state in ClaimState if state in TERMINAL_STATES or state is ClaimState.REFUSED)
+    lines += [f"    {state.value} --> [*]" for state in ends]
     return "\n".join(lines)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 from tenure.claims.event_types import EventType
-from tenure.claims.lifecycle import REQUEST_TRANSITIONS, TERMINAL_STATES, TRANSITIONS, RequestState
+from tenure.claims.events import FieldValue
+from tenure.claims.lifecycle import REQUEST_TRANSITIONS, RESPONSIBLE_STATES, TERMINAL_STATES, TRANSITIONS, RequestState
 from tenure.claims.modes import ClaimState
 
 _State = TypeVar("_State")
+_ENDS = TERMINAL_STATES | {ClaimState.REFUSED}
+_NO_FIELDS: Mapping[str, FieldValue] = MappingProxyType({})
 _FINAL_REQUEST_STATES = frozenset({RequestState.SERVED, RequestState.REFUSED, RequestState.ROUTED, RequestState.FAILED})
 _TIER_EVENTS = frozenset(
     {
@@ -67,41 +72,49 @@ class OrderGuard:
         *,
         claim_id: str | None = None,
         request_id: str | None = None,
-        offload_generation: int | None = None,
+        fields: Mapping[str, FieldValue] = _NO_FIELDS,
     ) -> OrderViolation | None:
         """None when the event may come now, which is then noted; otherwise what is wrong, and nothing changes."""
         if event_type.is_claim_event and claim_id is not None:
-            return self._observe_claim(event_type, claim_id, offload_generation)
+            return self._observe_claim(event_type, claim_id, fields)
         if request_id is not None and event_type in _REQUEST_EVENTS:
             return self._observe_request(event_type, request_id)
         return None
 
-    def adopt_claim(self, claim_id: str, state: ClaimState, *, offload_generation: int) -> None:
-        """Take over a claim that an earlier run began, as a restart does. Nothing is checked or written."""
-        self._claims[claim_id] = state
-        if offload_generation:
-            self._generations[claim_id] = offload_generation
-
-    def _observe_claim(self, event_type: EventType, claim_id: str, generation: int | None) -> OrderViolation | None:
+    def _observe_claim(
+        self, event_type: EventType, claim_id: str, fields: Mapping[str, FieldValue]
+    ) -> OrderViolation | None:
         state = self.claim_state(claim_id)
+        if event_type is EventType.CLAIM_RECOVERED and state is None:
+            return self._adopt(claim_id, fields)
         target = TRANSITIONS.get((state, event_type))
         if target is None:
             where = "nobody submitted it" if state is None else f"it is {state.value}"
             message = f"{event_type.value} for claim {claim_id!r}, but {where}"
             return OrderViolation(clause="TNR-EVT-003", message=message)
         if event_type in _TIER_EVENTS:
-            violation = self._check_generation(event_type, claim_id, generation)
+            violation = self._check_generation(event_type, claim_id, fields.get("offload_generation"))
             if violation is not None:
                 return violation
-        if target in TERMINAL_STATES:
+        if target in _ENDS:
             self._claims.pop(claim_id, None)
             self._generations.pop(claim_id, None)
             _remember(self._ended_claims, claim_id, target, limit=self._remembered_ends)
         else:
+            self._ended_claims.pop(claim_id, None)
             self._claims[claim_id] = target
         return None
 
-    def _check_generation(self, event_type: EventType, claim_id: str, generation: int | None) -> OrderViolation | None:
+    def _adopt(self, claim_id: str, fields: Mapping[str, FieldValue]) -> OrderViolation | None:
+        status, generation = fields.get("claim_status"), fields.get("offload_generation", 0)
+        if status not in RESPONSIBLE_STATES or not isinstance(generation, int):
+            message = f"claim {claim_id!r} was recovered as {status!r}, which is no state that a runtime answers for"
+            return OrderViolation(clause="TNR-LIFE-008", message=message)
+        self._claims[claim_id] = ClaimState(str(status))
+        self._generations[claim_id] = generation
+        return None
+
+    def _check_generation(self, event_type: EventType, claim_id: str, generation: FieldValue) -> OrderViolation | None:
         known = self._generations.get(claim_id, 0)
         wanted = known + 1 if event_type is EventType.CLAIM_OFFLOADED else known
         if generation != wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 
 from tenure.errors import ClaimError
 
@@ -68,7 +69,12 @@ class CacheIdentity:
 
     def as_text(self) -> str:
         """One line that is equal for equal identities and differs for different ones. For traces and logs."""
-        return "|".join(f"{name}={value}" for name, value in self.to_record().items() if value is not None)
+        return _text(self)
+
+
+@lru_cache(maxsize=1024)
+def _text(identity: CacheIdentity) -> str:
+    return "|".join(f"{name}={value}" for name, value in identity.to_record().items() if value is not None)
 
 
 def _require_text(name: str, value: object) -> None:

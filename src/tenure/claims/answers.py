@@ -1,0 +1,149 @@
+"""Receipts and errors that the registry gives: one function an answer."""
+
+from __future__ import annotations
+
+from tenure.claims.coverage import LiveClaim
+from tenure.claims.modes import Action, ClaimState, DecisionKind, DecisionReason, Outcome
+from tenure.claims.objects import CapacitySnapshot, ClaimDecision, ResidentClaim
+from tenure.claims.receipts import NextStep, Receipt, ReceiptNumbers
+from tenure.errors import ClaimError
+
+
+def granted(
+    live: LiveClaim,
+    decision: ClaimDecision,
+    *,
+    asked: ResidentClaim,
+    protected_blocks: int,
+    capacity: CapacitySnapshot,
+) -> Receipt:
+    """For a claim that was accepted, conditionally or not."""
+    conditional = decision.decision is DecisionKind.CONDITIONALLY_ACCEPTED
+    return Receipt(
+        outcome=Outcome.CLIPPED if conditional else Outcome.ACCEPTED,
+        reason=decision.reason.value,
+        claim_id=asked.claim_id,
+        revision=asked.revision,
+        numbers=_numbers(asked, decision, protected_blocks, capacity),
+        granted_mode=live.claim.protection_mode,
+        state=live.state,
+        next_step=_held(live),
+    )
+
+
+def rejected(
+    claim: ResidentClaim,
+    decision: ClaimDecision,
+    *,
+    protected_blocks: int,
+    capacity: CapacitySnapshot,
+    blocking: tuple[str, ...],
+    next_expiry_s: float | None,
+) -> Receipt:
+    """For a claim that was not accepted."""
+    short = decision.shortfall_blocks
+    next_step = NextStep.RESUBMIT_SMALLER if claim.footprint_blocks > short > 0 else NextStep.NOTHING
+    worth_waiting = bool(blocking) and next_expiry_s is not None
+    return Receipt(
+        outcome=Outcome.REJECTED,
+        reason=decision.reason.value,
+        claim_id=claim.claim_id,
+        revision=claim.revision,
+        numbers=_numbers(claim, decision, protected_blocks, capacity),
+        state=ClaimState.REFUSED,
+        blocking_claim_ids=blocking,
+        next_step=NextStep.RETRY_LATER if blocking else next_step,
+        retry_after_s=next_expiry_s - decision.decided_at_s if worth_waiting and next_expiry_s is not None else None,
+    )
+
+
+def renewed(live: LiveClaim) -> Receipt:
+    """For a renewal that was taken."""
+    return Receipt(
+        outcome=Outcome.RENEWED,
+        reason="newer_revision",
+        claim_id=live.claim.claim_id,
+        revision=live.claim.revision,
+        granted_mode=live.claim.protection_mode,
+        state=live.state,
+        next_step=_held(live),
+    )
+
+
+def not_renewed(live: LiveClaim, reason: DecisionReason) -> Receipt:
+    """For a renewal that came too late, or with a revision that is not newer. States the revision in force."""
+    return Receipt(
+        outcome=Outcome.REJECTED,
+        reason=reason.value,
+        claim_id=live.claim.claim_id,
+        revision=live.claim.revision,
+        state=live.state,
+    )
+
+
+def released(
+    live: LiveClaim, outcome: Outcome, reason: str, *, request_id: str | None, action: Action | None
+) -> Receipt:
+    """For a claim that was demoted, expired or cancelled."""
+    return Receipt(
+        outcome=outcome,
+        reason=reason,
+        claim_id=live.claim.claim_id,
+        revision=live.claim.revision,
+        state=live.state,
+        action=action,
+        next_step=NextStep.RECOMPUTE_ON_REUSE,
+        caused_by_request_id=request_id,
+    )
+
+
+def check_same_promise(asked: ResidentClaim, held: ResidentClaim) -> None:
+    """Nothing when a renewal asks for the promise that is held; ClaimError naming the field otherwise.
+
+    What was clipped or downgraded at acceptance may be asked for again, and stays as it was granted.
+    """
+    for name in ("cache_identity", "object_id", "materialization_predicate"):
+        if getattr(asked, name) != getattr(held, name):
+            raise _changed(name, getattr(held, name))
+    if asked.footprint_blocks < held.footprint_blocks:
+        raise _changed("footprint_blocks", held.footprint_blocks)
+    if held.protection_mode not in (asked.protection_mode, asked.fallback_mode):
+        raise _changed("protection_mode", held.protection_mode.value)
+    common = held.footprint_blocks
+    if held.block_hashes is not None and (asked.block_hashes or ())[:common] != held.block_hashes:
+        raise _changed("block_hashes", f"{common} hashes")
+
+
+def not_available(claim_id: str) -> ClaimError:
+    """For an id that a new claim may not have, for whatever reason."""
+    message = f"{claim_id!r} is not available for a new claim; choose an id that was never used"
+    return ClaimError(message, field="claim_id", clause="TNR-LIFE-002")
+
+
+def no_such_claim(claim_id: str) -> ClaimError:
+    """For an id that means nothing to whoever asks: unknown, forgotten, or somebody else's, all alike."""
+    message = f"there is no claim {claim_id!r} here; it never existed, ended and left nothing, or is not yours"
+    return ClaimError(message, field="claim_id", clause="TNR-ISO-002")
+
+
+def _changed(field: str, held: object) -> ClaimError:
+    return ClaimError(
+        f"a renewal may not change it from {held}; submit a new claim", field=field, clause="TNR-LIFE-003"
+    )
+
+
+def _held(live: LiveClaim) -> NextStep:
+    return NextStep.HELD_UNTIL_RELEASE if live.expires_at_s is None else NextStep.HELD_UNTIL_EXPIRY
+
+
+def _numbers(
+    claim: ResidentClaim, decision: ClaimDecision, protected_blocks: int, capacity: CapacitySnapshot
+) -> ReceiptNumbers:
+    return ReceiptNumbers(
+        requested_blocks=claim.footprint_blocks,
+        granted_blocks=decision.granted_footprint_blocks,
+        protected_blocks=protected_blocks,
+        active_live_blocks=capacity.active_live_blocks,
+        usable_blocks=capacity.usable_blocks,
+        shortfall_blocks=decision.shortfall_blocks,
+    )

@@ -1,0 +1,124 @@
+"""What becomes of the claims that a restart finds in its journal. Each is reported, and ended at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from dataclasses import replace
+
+from tenure.claims import reports
+from tenure.claims.blocks import BlockKey
+from tenure.claims.book import ClaimBook, Step
+from tenure.claims.coverage import LiveClaim
+from tenure.claims.event_types import EventType
+from tenure.claims.journal import JournalEntry
+from tenure.claims.lifecycle import DEVICE_STATES, HOST_STATES
+from tenure.claims.modes import ClaimState, HarmCause, Outcome, ReleaseReason, Tier
+from tenure.claims.objects import ClaimStatus
+from tenure.claims.receipts import NextStep, Receipt
+
+Survivors = Callable[[ClaimStatus], Tier | None]
+
+
+def recover_all(
+    found: Sequence[JournalEntry],
+    *,
+    book: ClaimBook,
+    resident: Container[BlockKey],
+    survivors: Survivors,
+    now_s: float,
+    same_clock: bool,
+) -> list[Receipt]:
+    """Take over every claim in `found`, report it as recovered, and end those that cannot be kept.
+
+    A claim whose duration has passed expires. One that was materialized or offloaded is kept where `survivors` says
+    that its blocks still are, and is harmed when they are gone. One that never was materialized is kept: it lost
+    nothing.
+    """
+    return [
+        _recover(
+            entry if same_clock else _on_new_clock(entry, now_s=now_s),
+            book=book,
+            resident=resident,
+            survivors=survivors,
+            now_s=now_s,
+        )
+        for entry in found
+    ]
+
+
+def _recover(
+    entry: JournalEntry, *, book: ClaimBook, resident: Container[BlockKey], survivors: Survivors, now_s: float
+) -> Receipt:
+    live = LiveClaim.begin(
+        entry.claim,
+        state=ClaimState.OFFLOADED if entry.state is ClaimState.RESTORING else entry.state,
+        accepted_at_s=entry.accepted_at_s,
+        expires_at_s=entry.expires_at_s,
+        resident=resident,
+    )
+    live.offload_generation = entry.offload_generation
+    book.adopt(live)
+    recovered = Step(live=live, event_type=EventType.CLAIM_RECOVERED, fields=reports.recovered(live, now_s=now_s))
+    book.take([recovered], now_s=now_s)
+    if live.expires_at_s is not None and live.expires_at_s <= now_s:
+        return _expire(live, book=book, now_s=now_s)
+    if live.state not in DEVICE_STATES | HOST_STATES:
+        if live.holds:
+            whole = Step(live=live, event_type=EventType.CLAIM_MATERIALIZED, fields=reports.materialized(live))
+            book.take([whole], now_s=now_s)
+        return _kept(live, "found_in_journal", tier=None)
+    tier = survivors(live.status())
+    if tier is Tier.DEVICE and live.state in DEVICE_STATES and live.holds:
+        return _kept(live, "blocks_on_device", tier=tier)
+    if tier is Tier.HOST:
+        return _keep_on_host(live, book=book, now_s=now_s)
+    return _harm(live, book=book, now_s=now_s)
+
+
+def _expire(live: LiveClaim, *, book: ClaimBook, now_s: float) -> Receipt:
+    reason = ReleaseReason.DURATION_ELAPSED
+    fields = reports.released(live, reason, now_s=now_s)
+    step = Step(live=live, event_type=EventType.CLAIM_EXPIRED, fields=fields, end_reason=reason.value)
+    book.take([step], now_s=now_s)
+    return _answer(live, Outcome.EXPIRED, reason.value, NextStep.RECOMPUTE_ON_REUSE, tier=None)
+
+
+def _keep_on_host(live: LiveClaim, *, book: ClaimBook, now_s: float) -> Receipt:
+    if live.state in DEVICE_STATES:
+        live.offload_generation += 1
+        fields = reports.offloaded(live, block_ids=(), action=None)
+        fields["block_count_footprint"] = live.claim.footprint_blocks
+        book.take([Step(live=live, event_type=EventType.CLAIM_OFFLOADED, fields=fields)], now_s=now_s)
+    return _answer(live, Outcome.OFFLOADED, "blocks_in_host_tier", NextStep.RESTORE_BEFORE_REUSE, tier=Tier.HOST)
+
+
+def _harm(live: LiveClaim, *, book: ClaimBook, now_s: float) -> Receipt:
+    cause = HarmCause.TIER_LOST if live.state in HOST_STATES else HarmCause.RUNTIME_RESTART
+    fields = reports.harmed(live, cause)
+    book.take([Step(live=live, event_type=EventType.CLAIM_HARMED, fields=fields, end_reason=cause.value)], now_s=now_s)
+    return _answer(live, Outcome.HARMED, cause.value, NextStep.RECOMPUTE_ON_REUSE, tier=None)
+
+
+def _kept(live: LiveClaim, reason: str, *, tier: Tier | None) -> Receipt:
+    next_step = NextStep.HELD_UNTIL_RELEASE if live.expires_at_s is None else NextStep.HELD_UNTIL_EXPIRY
+    return _answer(live, Outcome.ACCEPTED, reason, next_step, tier=tier)
+
+
+def _answer(live: LiveClaim, outcome: Outcome, reason: str, next_step: NextStep, *, tier: Tier | None) -> Receipt:
+    return Receipt(
+        outcome=outcome,
+        reason=reason,
+        claim_id=live.claim.claim_id,
+        revision=live.claim.revision,
+        granted_mode=live.claim.protection_mode,
+        state=live.state,
+        next_step=next_step,
+        tier=tier,
+    )
+
+
+def _on_new_clock(entry: JournalEntry, *, now_s: float) -> JournalEntry:
+    """The entry with its times moved to a clock that began anew: what was left when it was noted is left now."""
+    shift = now_s - entry.noted_at_s
+    expires_at_s = None if entry.expires_at_s is None else entry.expires_at_s + shift
+    return replace(entry, accepted_at_s=entry.accepted_at_s + shift, expires_at_s=expires_at_s)
