@@ -64,6 +64,8 @@ class ClaimView:
 
     def positions_in(self, physical: int) -> frozenset[int]:
         """The logical positions whose rows are in a physical block."""
+        if physical not in self.blocks.values():
+            return frozenset()
         return frozenset(position for position, block in self.blocks.items() if block == physical)
 
 
@@ -106,18 +108,21 @@ class Ledger:
 
     def broken_by(self, event: TraceEvent) -> list[ClaimView]:
         """Claims that the runtime answers for, whose predicate holds now and no longer after this event."""
-        physical = evicted_block(event)
-        if physical is not None:
+        if event.kind is EventType.VICTIM_SELECTED:
+            physical = evicted_block(event)
+            if physical is None:
+                return []
             return [c for c in self.claims.values() if self._breaks(c, c.positions_in(physical))]
-        claim = self.view(event)
-        if claim is None or event.kind is not EventType.CLAIM_BLOCK_LOST:
+        claim = self.view(event) if event.kind is EventType.CLAIM_BLOCK_LOST else None
+        if claim is None:
             return []
         position = event.count("logical_block_position")
         return [claim] if position is not None and self._breaks(claim, frozenset({position})) else []
 
     @staticmethod
     def _breaks(claim: ClaimView, lost: frozenset[int]) -> bool:
-        return claim.responsible and claim.offloaded is None and claim.holds() and not claim.holds(lost=lost)
+        at_stake = bool(lost) and claim.responsible and claim.offloaded is None
+        return at_stake and claim.holds() and not claim.holds(lost=lost)
 
     def apply(self, event: TraceEvent) -> None:
         """Take the event as true."""
@@ -152,8 +157,9 @@ class Ledger:
             for position in claim.positions_in(physical):
                 del claim.blocks[position]
         for positions in self._prefixes.values():
-            for position in [p for p, block in positions.items() if block == physical]:
-                del positions[position]
+            if physical in positions.values():
+                for position in [p for p, block in positions.items() if block == physical]:
+                    del positions[position]
 
     def _claim_event(self, event: TraceEvent, claim: ClaimView) -> None:
         kind = event.kind

@@ -265,7 +265,24 @@ _SPECS = (
         "restart",
     ),
 )
+_ABOUT: Mapping[str, frozenset[EventType]] = MappingProxyType(
+    {
+        "ended claim": frozenset(ENDINGS),
+        "acceptance after a submission": frozenset(ACCEPTANCES),
+        "renewal": frozenset({_E.CLAIM_RENEWED}),
+        "reset": frozenset({_E.RUNTIME_RESET, _E.RUNTIME_SHUTDOWN}),
+        "restart": frozenset({_E.RUNTIME_RESTARTED}),
+    }
+)
 RULES: tuple[TraceRule, ...] = tuple(
-    trace_rule(rule, check_id=check_id, title=title, clauses=(clause,), occasion=occasion, profile=Profile.LEASE)
+    trace_rule(
+        rule,
+        check_id=check_id,
+        title=title,
+        clauses=(clause,),
+        occasion=occasion,
+        about=_ABOUT.get(occasion, frozenset()),
+        profile=Profile.LEASE,
+    )
     for rule, check_id, title, clause, occasion in _SPECS
 )
