@@ -143,6 +143,8 @@ def _judged_harms(trace: Trace) -> Iterator[tuple[TraceEvent, ClaimView, frozens
         claim = ledger.view(event)
         if event.kind is not _E.CLAIM_HARMED or claim is None or not claim.responsible or not claim.ever_blocks:
             continue
+        if ledger.uncertain or claim.untold:
+            continue
         physical, position = event.count("physical_block_id"), event.count("logical_block_position")
         if physical is not None:
             lost = claim.positions_in(physical)
@@ -216,7 +218,7 @@ def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
     harmed_just_now: set[int] = set()
     for event, ledger in moments(trace):
         claim, physical = ledger.view(event), evicted_block(event)
-        if event.kind in LOSSES and claim is not None and claim.mode in PROTECTING_MODES and claim.responsible:
+        if event.kind in LOSSES and claim is not None and claim.mode in PROTECTING_MODES and _on_device(claim):
             block = event.count("physical_block_id")
             harmed_just_now |= {block} if block is not None else set()
         if physical is None:
@@ -233,6 +235,10 @@ def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
             )
         else:
             yield kept()
+
+
+def _on_device(claim: ClaimView) -> bool:
+    return claim.responsible and claim.offloaded is None
 
 
 def _predicate(claim: ClaimView) -> str:

@@ -76,7 +76,7 @@ def _blockers_block(trace: Trace) -> Iterator[Finding]:
             claim = ledger.claims.get(claim_id)
             if claim is None or not claim.responsible or claim.mode not in PROTECTING_MODES or claim.offloaded:
                 yield _misnamed(event, f"claim {claim_id}, which protects nothing on the device at that moment")
-            elif _freed(ledger, frozenset(named) - {claim_id}) >= shortfall_blocks and claim.ever_blocks:
+            elif not ledger.running and _freed(ledger, frozenset(named) - {claim_id}) >= shortfall_blocks:
                 yield _misnamed(
                     event, f"claim {claim_id}, without which the others named already make up the shortfall"
                 )

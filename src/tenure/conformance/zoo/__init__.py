@@ -77,6 +77,7 @@ ZOO: Mapping[str, ZooMember] = MappingProxyType(
             _member("released-in-name", "TNR-PRG-002", claims.ReleasedInName),
             _member("serves-nobody", "TNR-ARB-002", conflicts.ServesNobody),
             _member("never-materialized", "TNR-MAT-003", claims.NeverMaterialized),
+            _member("early-materialized", "TNR-MAT-002", claims.EarlyMaterialized),
             _member("materialized-first", "TNR-EVT-003", claims.MaterializedFirst),
             _member("late-renewer", "TNR-LIFE-005", claims.LateRenewer),
             _member("id-reuser", "TNR-LIFE-002", claims.IdReuser),

@@ -108,6 +108,15 @@ class NeverMaterialized(ToyRuntime):
             super()._emit(event, fields, **more)  # type: ignore[arg-type]
 
 
+class EarlyMaterialized(ToyRuntime):
+    """Calls a claim materialized with its first cached block."""
+
+    def _tell_materialized(self, claim: ToyClaim) -> None:
+        if claim.state in {"accepted", "conditionally_accepted"} and self._positions(claim):
+            claim.state = "materialized"
+            self._emit("resident_claim_materialized", claim=claim, predicate_satisfied=True)
+
+
 class MaterializedFirst(ToyRuntime):
     """Says that a claim is materialized before it has accepted it."""
 
@@ -122,7 +131,8 @@ class RevisionReplayer(ToyRuntime):
     def _renew(self, held: ToyClaim, ask: ClaimAsk) -> ClaimAnswer:
         if not held.responsible:
             return super()._renew(held, ask)
-        held.ask, held.accepted_at_s = ask, self._now_s
+        held.ask = replace(held.ask, revision=ask.revision, duration_s=ask.duration_s)
+        held.accepted_at_s = self._now_s
         self._emit("resident_claim_renewed", claim=held)
         return ClaimAnswer(decision="accepted", reason="renewed", accepted_blocks=len(held.keys))
 

@@ -18,7 +18,7 @@ from tenure.conformance.subject import (
     RequestOutcome,
     Setup,
 )
-from tenure.conformance.zoo.toy_claims import ToyClaim, ToyClaims
+from tenure.conformance.zoo.toy_claims import RESPONSIBLE_STATES, ToyClaim, ToyClaims
 from tenure.errors import ClaimError, UsageError
 
 #: Labels of `apply_pressure` start here, so that no check's content meets them.
@@ -228,7 +228,10 @@ class ToyRuntime(ToyClaims):
         kept = ask.future_reuse and fit.live_blocks >= ask.live_blocks
         if kept:
             for position in range(fit.reused_blocks, len(fit.keys)):
-                self._cache_block(fit.keys[position], own.pop(0), position, ask.request_id)
+                if fit.keys[position] in self._cached:  # cached behind a hole: computed again, and one copy is enough
+                    self._free.append(own.pop(0))
+                else:
+                    self._cache_block(fit.keys[position], own.pop(0), position, ask.request_id)
             reused = list(fit.keys)
         self._emit(
             "future_reuse_admitted" if kept else "future_reuse_denied",
@@ -267,9 +270,12 @@ class ToyRuntime(ToyClaims):
 
     # What happens when it does not fit ----------------------------------------------------------------------------
 
-    def _fewest(self, modes: frozenset[str], shortfall_blocks: int) -> list[ToyClaim]:
+    def _fewest(
+        self, modes: frozenset[str], shortfall_blocks: int, *, states: frozenset[str] = RESPONSIBLE_STATES
+    ) -> list[ToyClaim]:
         """The fewest claims, oldest first, whose rows make up the shortfall; none when even all would not."""
-        claims = [c for c in self._claims.values() if self._protects(c) and c.ask.protection_mode in modes]
+        standing = [c for c in self._claims.values() if self._protects(c) and c.state in states]
+        claims = [c for c in standing if c.ask.protection_mode in modes]
         all_protected = self._protected_keys()
         for count in range(1, len(claims) + 1):
             for some in itertools.combinations(claims, count):
@@ -293,7 +299,7 @@ class ToyRuntime(ToyClaims):
                     release_reason="pressure",
                 )
             return
-        claims = self._fewest(frozenset({"offloadable"}), fit.shortfall_blocks)
+        claims = self._fewest(frozenset({"offloadable"}), fit.shortfall_blocks, states=frozenset({"materialized"}))
         leaving = {key for claim in claims for key in claim.keys if key in self._cached}
         if len(self._host | leaving) <= self.setup.host_tier_blocks:
             for claim in claims:
@@ -377,12 +383,12 @@ class ToyRuntime(ToyClaims):
     def _retry_deferred(self) -> None:
         for request in list(self._requests.values()):
             if request.outcome is RequestOutcome.DEFERRED and request.deferred_at_s is not None:
-                if self._now_s - request.deferred_at_s >= self.setup.defer_limit_s:
-                    request.attempts += 1
-                    fit = self._fit(request.ask)
-                    self._refuse(request, fit, self._blocking(fit), "refuse_active")
-                elif not self._fit(request.ask).shortfall_blocks:
+                fit = self._fit(request.ask)
+                if not fit.shortfall_blocks:
                     self._try(request)
+                elif self._now_s - request.deferred_at_s >= self.setup.defer_limit_s:
+                    request.attempts += 1
+                    self._refuse(request, fit, self._blocking(fit), "refuse_active")
 
     def advance_clock(self, *, seconds: float) -> None:
         """Expire what is over, then see to those that wait."""
@@ -400,10 +406,14 @@ class ToyRuntime(ToyClaims):
             raise ClaimError(f"claim_id: {ask.claim_id!r} is unknown")
         if ask.fault is Fault.FAIL_RESTORE:
             self._restore_faults.add(ask.claim_id)
-        elif ask.position is None or claim.keys[ask.position] not in self._cached:
-            raise UsageError(f"position: {ask.position} of claim {ask.claim_id!r} is not cached")
+        elif ask.position is None or not self._can_lose(claim, ask.position):
+            raise UsageError(f"position: {ask.position} of claim {ask.claim_id!r} is not cached, or is in use")
         else:
             self._evict(claim.keys[ask.position], request_id=None, harm_cause="fault")
+
+    def _can_lose(self, claim: ToyClaim, position: int) -> bool:
+        key = claim.keys[position] if 0 <= position < len(claim.keys) else None
+        return key in self._cached and not self._users[key]
 
     def reset(self) -> None:
         """Demote every claim, say so, then drop the cache."""
