@@ -89,20 +89,22 @@ def decide(
 def _room_blocks(
     holdings: Holdings, capacity: CapacitySnapshot, limits: AcceptanceLimits
 ) -> tuple[int, DecisionReason]:
-    """How many more blocks can be protected, and which limit says so."""
+    """How many more blocks can be protected, and which limit says so. Below zero when too much is promised already."""
     physical = capacity.usable_blocks - capacity.active_live_blocks - holdings.protected_blocks
     if limits.claim_budget_blocks is not None:
         budgeted = limits.claim_budget_blocks - holdings.protected_blocks
         if budgeted < physical:
-            return max(0, budgeted), DecisionReason.OVER_BUDGET
-    return max(0, physical), DecisionReason.OVER_CAPACITY
+            return budgeted, DecisionReason.OVER_BUDGET
+    return physical, DecisionReason.OVER_CAPACITY
 
 
 def _blocks_that_fit(is_new: Sequence[bool], room_blocks: int) -> int:
     """How many leading blocks of the footprint can be covered with `room_blocks` new ones."""
+    if room_blocks < 0:
+        return 0
     left = room_blocks
     for index, new in enumerate(is_new):
-        if new and left == 0:
+        if left < new:
             return index
         left -= new
     return len(is_new)

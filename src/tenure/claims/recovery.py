@@ -12,7 +12,7 @@ from tenure.claims.coverage import LiveClaim
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import JournalEntry
 from tenure.claims.lifecycle import DEVICE_STATES, HOST_STATES
-from tenure.claims.modes import ClaimState, HarmCause, Outcome, ReleaseReason, Tier
+from tenure.claims.modes import HarmCause, Outcome, ReleaseReason, Tier
 from tenure.claims.objects import ClaimStatus
 from tenure.claims.receipts import NextStep, Receipt
 
@@ -34,32 +34,28 @@ def recover_all(
     that its blocks still are, and is harmed when they are gone. One that never was materialized is kept: it lost
     nothing.
     """
-    return [
-        _recover(
-            entry if same_clock else _on_new_clock(entry, now_s=now_s),
-            book=book,
+    claims = []
+    for noted in found:
+        entry = noted if same_clock else _on_new_clock(noted, now_s=now_s)
+        live = LiveClaim.begin(
+            entry.claim,
+            state=entry.state,
+            accepted_at_s=entry.accepted_at_s,
+            expires_at_s=entry.expires_at_s,
             resident=resident,
-            survivors=survivors,
-            now_s=now_s,
         )
-        for entry in found
+        live.offload_generation = entry.offload_generation
+        book.adopt(live)
+        claims.append(live)
+    steps = [
+        Step(live=live, event_type=EventType.CLAIM_RECOVERED, fields=reports.recovered(live, now_s=now_s))
+        for live in claims
     ]
+    book.take(steps, now_s=now_s)
+    return [_decide(live, book=book, survivors=survivors, now_s=now_s) for live in claims]
 
 
-def _recover(
-    entry: JournalEntry, *, book: ClaimBook, resident: Container[BlockKey], survivors: Survivors, now_s: float
-) -> Receipt:
-    live = LiveClaim.begin(
-        entry.claim,
-        state=ClaimState.OFFLOADED if entry.state is ClaimState.RESTORING else entry.state,
-        accepted_at_s=entry.accepted_at_s,
-        expires_at_s=entry.expires_at_s,
-        resident=resident,
-    )
-    live.offload_generation = entry.offload_generation
-    book.adopt(live)
-    recovered = Step(live=live, event_type=EventType.CLAIM_RECOVERED, fields=reports.recovered(live, now_s=now_s))
-    book.take([recovered], now_s=now_s)
+def _decide(live: LiveClaim, *, book: ClaimBook, survivors: Survivors, now_s: float) -> Receipt:
     if live.expires_at_s is not None and live.expires_at_s <= now_s:
         return _expire(live, book=book, now_s=now_s)
     if live.state not in DEVICE_STATES | HOST_STATES:

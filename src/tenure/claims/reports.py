@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tenure.claims.coverage import LiveClaim
+from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
+from tenure.claims.lifecycle import next_state
 from tenure.claims.modes import Action, ClaimRegistration, HarmCause, ReleaseReason, Tier
 from tenure.claims.objects import ClaimDecision, ResidentClaim
 
@@ -166,7 +168,7 @@ def offloaded(live: LiveClaim, *, block_ids: tuple[int, ...], action: Action | N
 def recovered(live: LiveClaim, *, now_s: float) -> Fields:
     """Of a claim that a restart found in its journal."""
     return {
-        "claim_status": live.state.value,
+        "claim_status": next_state(live.state, EventType.CLAIM_RECOVERED, claim_id=live.claim.claim_id).value,
         "revision": live.claim.revision,
         "expires_at_s": live.expires_at_s,
         "clock_s": now_s,
