@@ -115,6 +115,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ledger = self.ledger
         idle = [block for block, pins in self.pins.items() if not pins]
         groups = [self._holders(b, reserving=True) or self._holders(b, reserving=False) for b in idle]
+        assert ledger.shared_blocks == sum(len(group) > 1 for group in groups)
         for name, (mode, _) in self.claims.items():
             alone = sum(group == {name} for group in groups)
             shared = any(name in group and len(group) > 1 for group in groups)
@@ -122,7 +123,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert shelf.mode is mode
             listed = [standing for standing in ledger.shelf(shelf) if standing[2] == name]
             assert (name in ledger.entangled(shelf)) is shared
-            assert [standing[0] for standing in listed] == ([] if shared or not alone else [alone])
+            assert [standing[0] for standing in listed] == ([alone] if alone else [])
             assert list(ledger.shelf(shelf)) == sorted(ledger.shelf(shelf))
             assert ledger.listed_blocks(shelf) == sum(standing[0] for standing in ledger.shelf(shelf))
 

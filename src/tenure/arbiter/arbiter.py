@@ -18,7 +18,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
-from tenure.arbiter.blocking import StandingView, fewest
+from tenure.arbiter.blocking import StandingView, can_free, fewest
 from tenure.arbiter.decision import ActiveRequest, Decision, Reason, ResidencyPlan
 from tenure.arbiter.ledger import NO_REUSE, Reuse, Shelf
 from tenure.arbiter.pressure import Pressure
@@ -147,16 +147,16 @@ class _Case:
 
     def _governing(self) -> tuple[str, Line]:
         """The line of the strongest mode that has to give way, weaker ones first; the `active` line if none does."""
+        if not self.blocking_claim_ids:
+            return "active", self.policy.active_line
+        lacking, later = self._blocked_by
+        present = [mode for mode in STRENGTH_ORDER if later or mode in self.shelves]
         shelves: list[Shelf] = []
-        if self.blocking_claim_ids:
-            lacking, later = self._blocked_by
-            for mode in STRENGTH_ORDER:
-                if not (later or mode in self.shelves):
-                    continue
-                shelves += self._shelves_of(mode, later=later)
-                if fewest(self.view, blocks=lacking, shelves=shelves, reuse=self.request.reuse, counts_pinned=later):
-                    return mode.value, self.policy.line(mode)
-        return "active", self.policy.active_line
+        for mode in present[:-1]:
+            shelves += self._shelves_of(mode, later=later)
+            if can_free(self.view, blocks=lacking, shelves=shelves, reuse=self.request.reuse, counts_pinned=later):
+                return mode.value, self.policy.line(mode)
+        return present[-1].value, self.policy.line(present[-1])
 
     def _shelves_of(self, mode: ProtectionMode, *, later: bool) -> list[Shelf]:
         """Shelves of a mode with candidates now; `later` adds those whose claims are all in active use now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from itertools import combinations, islice
 from typing import Protocol
 
@@ -19,14 +19,19 @@ class StandingView(Protocol):
     """What this module asks of a view; `PoolLedger` answers it."""
 
     def shelf(self, shelf: Shelf) -> Sequence[Standing]:
-        """Claims that share no block, smallest gain first."""
+        """Claims by what each alone would free, smallest first."""
         ...
 
     def listed_blocks(self, shelf: Shelf) -> int:
         """What the claims of `shelf(...)` would free together."""
         ...
 
-    def entangled(self, shelf: Shelf) -> Iterable[str]:
+    @property
+    def shared_blocks(self) -> int:
+        """Idle blocks on which several claims stand."""
+        ...
+
+    def entangled(self, shelf: Shelf) -> Collection[str]:
         """Claims that share idle blocks."""
         ...
 
@@ -67,7 +72,7 @@ def fewest(
     """The fewest claims of `shelves` that free at least `blocks` by giving way; None when all of them would not.
 
     Guarantees: no claim in the answer could be left out. Its size is the smallest possible while at most
-    `EXACT_ENTANGLED` candidates share blocks. Among equally few, the last one taken is the smallest that
+    `EXACT_ENTANGLED` candidates share blocks with others or with the request. Among equally few, the last one taken is the smallest that
     suffices, and of equal claims the newest gives way first. Nothing is changed.
 
     Args:
@@ -78,35 +83,66 @@ def fewest(
         counts_pinned: whether blocks in active use count as free-able: the answer is then for when that work ended.
         at_most_each: claims that would free more are passed over (a slower tier with little room).
 
-    Cost: O(answer x log claims) when no claims share blocks; beyond that, the groups of those that do.
+    Cost: O(answer x log claims), also where many claims share blocks, as long as the blocks that each has alone are
+    enough; beyond that, the groups of those that share.
     """
-    special = _special_candidates(view, shelves=shelves, reuse=reuse, counts_pinned=counts_pinned)
-    plain = _Plain(view, shelves=shelves, without=special, at_most_each=at_most_each)
-    if not special:
-        chosen = plain.cover(blocks) if plain.at_most_blocks >= blocks else None
+    adjusted = _adjusted(view, shelves=shelves, reuse=reuse, counts_pinned=counts_pinned)
+    listed_blocks = sum(view.listed_blocks(shelf) for shelf in shelves)
+    if not adjusted and listed_blocks + view.shared_blocks < blocks:
+        return None
+    plain = _Plain(view, shelves=shelves, without=adjusted, at_most_each=at_most_each)
+    entangled_claims = sum(len(view.entangled(shelf)) for shelf in shelves)
+    if not adjusted and not entangled_claims:
+        chosen = plain.cover(blocks)
         return None if chosen is None else tuple(sorted(chosen))
+    if entangled_claims > EXACT_ENTANGLED:
+        # Many claims share something, a system prompt say: what each alone frees is usually enough.
+        chosen = plain.cover(blocks)
+        if chosen is not None:
+            return _without_waste(view, chosen, plain, blocks=blocks, reuse=reuse, counts_pinned=counts_pinned)
+    special = adjusted.union(*(view.entangled(shelf) for shelf in shelves))
+    return _with_special(view, special, plain, blocks=blocks, reuse=reuse, counts_pinned=counts_pinned)
+
+
+def _adjusted(view: StandingView, *, shelves: Collection[Shelf], reuse: Reuse, counts_pinned: bool) -> frozenset[str]:
+    """Claims that would free less than listed, because the request uses their blocks, or more, once work ended."""
+    others = {claim for group in reuse.idle_by_group for claim in group}
+    if counts_pinned:
+        others.update(view.pinned_claims())
+    return frozenset(claim for claim in others if view.shelf_of(claim) in shelves)
+
+
+def _without_waste(
+    view: StandingView, chosen: Sequence[str], plain: _Plain, *, blocks: int, reuse: Reuse, counts_pinned: bool
+) -> tuple[str, ...]:
+    """The chosen claims less those that are not needed, now that blocks shared among them come free as well."""
+    gains = _gains(view, frozenset(chosen), reuse=reuse, counts_pinned=counts_pinned)
+    return tuple(_pruned(sorted(chosen), gains, filled=(), plain=plain, blocks=blocks))
+
+
+def _with_special(
+    view: StandingView,
+    special: frozenset[str],
+    plain: _Plain,
+    *,
+    blocks: int,
+    reuse: Reuse,
+    counts_pinned: bool,
+) -> tuple[str, ...] | None:
+    """Claims whose gain is not simply what the shelf says, exactly for few of them and minimally for many."""
+    plain = plain.without(special)
     gains = _gains(view, special, reuse=reuse, counts_pinned=counts_pinned)
     if plain.at_most_blocks + sum(gains.values()) < blocks:
         return None
-    if at_most_each is not None:
+    limit = plain.at_most_each
+    if limit is not None:
         alone = {claim: sum(n for group, n in gains.items() if claim in group) for claim in special}
-        special = {claim for claim in special if alone[claim] <= at_most_each}
+        special = frozenset(claim for claim in special if alone[claim] <= limit)
+        gains = {group: n for group, n in gains.items() if group <= special}
     ordered = sorted(special, key=lambda claim: (-view.standing_of(claim)[1], claim))
     if len(ordered) <= EXACT_ENTANGLED:
         return _exact(ordered, gains, plain, blocks)
     return _minimal(ordered, gains, plain, blocks)
-
-
-def _special_candidates(
-    view: StandingView, *, shelves: Collection[Shelf], reuse: Reuse, counts_pinned: bool
-) -> set[str]:
-    """Claims whose gain is not simply what the shelf says: shared blocks, reused blocks, blocks in use."""
-    special = {claim for shelf in shelves for claim in view.entangled(shelf)}
-    others = {claim for group in reuse.idle_by_group for claim in group}
-    if counts_pinned:
-        others.update(view.pinned_claims())
-    special.update(claim for claim in others if view.shelf_of(claim) in shelves)
-    return special
 
 
 def _gains(view: StandingView, special: Set[str], *, reuse: Reuse, counts_pinned: bool) -> Mapping[Group, int]:
@@ -132,15 +168,22 @@ class _Plain:
     ) -> None:
         self._lists = [listed for listed in (view.shelf(shelf) for shelf in shelves) if listed]
         self._view = view
+        self._shelves = shelves
         self._without = without
-        self._limit = at_most_each
+        self.at_most_each = at_most_each
         self.at_most_blocks = sum(view.listed_blocks(shelf) for shelf in shelves)
         self._largest: list[Standing] = []
         self._source = self._descending()
 
+    def without(self, claims: Collection[str]) -> _Plain:
+        """The same candidates less these."""
+        if len(claims) == len(self._without):
+            return self
+        return _Plain(self._view, shelves=self._shelves, without=claims, at_most_each=self.at_most_each)
+
     def _descending(self) -> Iterator[Standing]:
         for standing in heapq.merge(*(reversed(listed) for listed in self._lists), reverse=True):
-            if standing[2] not in self._without and (self._limit is None or standing[0] <= self._limit):
+            if standing[2] not in self._without and (self.at_most_each is None or standing[0] <= self.at_most_each):
                 yield standing
 
     def _at(self, index: int) -> Standing | None:

@@ -124,6 +124,7 @@ class PoolLedger:
         self._protected_pinned = 0
         self._pinned_total = 0
         self._yielding_idle = 0
+        self._shared_idle = 0
         self._shelves: dict[Shelf, list[Standing]] = {}
         self._entangled: dict[Shelf, dict[str, None]] = {}
         self._listed_blocks: dict[Shelf, int] = {}
@@ -172,7 +173,7 @@ class PoolLedger:
         )
 
     def shelf(self, shelf: Shelf) -> Sequence[Standing]:
-        """Claims of a shelf that share no block, smallest gain first. Claims that would free nothing are not listed."""
+        """Claims of a shelf by what each alone would free, the smallest first; those that would free nothing are not."""
         return self._shelves.get(shelf, ())
 
     def occupied_shelves(self) -> Collection[Shelf]:
@@ -183,9 +184,14 @@ class PoolLedger:
         """What all claims of `shelf(...)` together would free. O(1)."""
         return self._listed_blocks.get(shelf, 0)
 
-    def entangled(self, shelf: Shelf) -> Iterable[str]:
-        """Claims of a shelf that share idle blocks with others, oldest entanglement first."""
+    def entangled(self, shelf: Shelf) -> Collection[str]:
+        """Claims of a shelf that share idle blocks with others: together they free more than their listed gains."""
         return self._entangled.get(shelf, {})
+
+    @property
+    def shared_blocks(self) -> int:
+        """Idle blocks on which several claims stand: what no claim alone would free."""
+        return self._shared_idle
 
     def shelf_of(self, claim_id: str) -> Shelf:
         """The shelf a claim is on."""
@@ -388,6 +394,8 @@ class PoolLedger:
         group = block.group
         counts = self._pinned if block.pins else self._idle
         counts[group] = counts.get(group, 0) + by
+        if len(group) > 1 and not block.pins:
+            self._shared_idle += by
         if block.pins:
             self._pinned_total += by
             self._protected_pinned += by if block.reserving else 0
@@ -474,7 +482,6 @@ class PoolLedger:
                 claim.is_entangled = True
                 self._entangled.setdefault(claim.shelf, {})[claim_id] = None
                 self._occupy_shelf(claim.shelf, by=1)
-                continue
             standing = self.standing_of(claim_id)
             if standing[0]:
                 claim.listed = standing

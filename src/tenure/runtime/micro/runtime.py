@@ -253,7 +253,7 @@ class MicroRuntime:
             request_id=request.request_id,
             live_plan=request.live_plan,
             reuse=self._residency.reuse_of(cached),
-            wants_reuse=request.wants_reuse,
+            wants_reuse=request.wants_reuse and request.keeps_everything,
             tries=work.tries,
             waited_s=waited_s,
             min_arena_blocks=request.min_arena_blocks,
@@ -273,7 +273,8 @@ class MicroRuntime:
     def _admit(self, work: Work, decision: Decision, cached: list[Slot]) -> None:
         """Serve in full: restorations are known to succeed or fail before anything is taken."""
         request_id = work.request.request_id
-        wanted = self._residency.wanted_claims(work.keys, cached_blocks=len(cached))
+        keys = work.keys if work.request.keeps_everything else ()
+        wanted = self._residency.wanted_claims(keys, cached_blocks=len(cached))
         loaded, failed = self._residency.load(wanted)
         if failed and self._restore_failure is RestorationOutcome.REFUSAL:
             self._refuse_unrestorable(work, decision, *min(failed.items()))
@@ -315,7 +316,11 @@ class MicroRuntime:
             work.restored_blocks += found is not None
             if decision.admits_reuse or found is not None:
                 self._residency.publish(slot, key, position=position, prefix_id=work.prefix_id)
-        work.output = digest([slot.rows for slot in work.slots[: len(work.keys)]], content=work.request.content)
+        if work.request.keeps_everything:
+            read = [slot.rows for slot in work.slots[: len(work.keys)]]
+        else:
+            read = [compute_rows(key) for key in work.keys]  # each was there when it was read, and went again
+        work.output = digest(read, content=work.request.content)
         self._report_reuse(work, decision)
 
     def _admit_bounded(self, work: Work, decision: Decision) -> None:

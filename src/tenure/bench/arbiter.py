@@ -1,0 +1,244 @@
+"""`tenure bench arbiter`: what a promise costs a scheduler, and whether the cost grows with the pool.
+
+Decisions are timed in a pool of 100,000 blocks with 10,000 claims and 256 active requests, and in one a tenth of it. A
+row says what was decided, because a decision that fits costs less than one that must find out who is in the way.
+The baseline of a decision is what the incremental ledger replaces: one scan over the blocks that counts them.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tenure.arbiter.arbiter import decide
+from tenure.arbiter.decision import ActiveRequest
+from tenure.arbiter.ledger import PoolLedger
+from tenure.arbiter.pressure import LivePlan
+from tenure.arbiter.rules import ActionPolicy, action_policy
+from tenure.bench.report import Bar, BenchReport, environment
+from tenure.claims.blocks import BlockKey, hashed_block_key
+from tenure.claims.event_types import EventType
+from tenure.claims.events import FieldValue
+from tenure.claims.modes import ProtectionMode
+from tenure.claims.objects import CapacitySnapshot, ResidentClaim
+from tenure.claims.predicate import leading_prefix_at_least
+from tenure.claims.registry import ClaimRegistry
+from tenure.claims.telemetry import JsonLinesTelemetry
+from tenure.kv.identity import CacheIdentity
+
+BLOCKS = 100_000
+CLAIMS = 10_000
+ACTIVE = 256
+REPEATS = 400
+
+BARS = (
+    Bar("arbiter.decide_us", at_most=100),
+    Bar("arbiter.decide_growth", at_most=1.5),
+    Bar("arbiter.admit_us", at_most=50),
+    Bar("arbiter.harm_check_us", at_most=2),
+    Bar("arbiter.event_us", at_most=2),
+)
+_MODES = (
+    ProtectionMode.HARD_PROTECTED,
+    ProtectionMode.DEMOTABLE,
+    ProtectionMode.OFFLOADABLE,
+    ProtectionMode.EXPIRING,
+)
+_IDENTITY = CacheIdentity(
+    cache_key_domain="bench", model_id="bench", tokenizer_id="bench", salt_namespace="bench", block_size=16
+)
+_REFUSE = action_policy({mode.value: "refuse" for mode in _MODES})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One kind of decision: how far the request goes beyond what is free, and which policy is read."""
+
+    name: str
+    beyond_free_blocks: int
+    policy: ActionPolicy
+
+
+CASES = (
+    Case(name="fits", beyond_free_blocks=-10, policy=action_policy()),
+    Case(name="one claim gives way", beyond_free_blocks=4, policy=action_policy()),
+    Case(name="eight claims give way", beyond_free_blocks=60, policy=action_policy()),
+    Case(name="refused by one claim", beyond_free_blocks=4, policy=_REFUSE),
+    Case(name="refused by eight claims", beyond_free_blocks=60, policy=_REFUSE),
+)
+
+
+def filled_ledger(*, blocks: int, claims: int, active: int, shares: bool) -> PoolLedger:
+    """A pool with claims on 60 % of its blocks and active work on most of the rest; deterministic.
+
+    With `shares`, every twentieth claim also stands on a block of the one before it.
+    """
+    rng = random.Random(0)
+    ledger = PoolLedger(usable_blocks=blocks, host_free_blocks=blocks // 2)
+    each = blocks * 6 // 10 // claims
+    used = 0
+    for index in range(claims):
+        size = rng.randint(max(1, each // 2), each + each // 2)
+        held = range(used, used + size)
+        used += size
+        ledger.occupy(held)
+        ledger.unpin(held)
+        ledger.add_claim(f"claim-{index}", mode=rng.choice(_MODES))
+        ledger.hold(f"claim-{index}", held)
+        ledger.mark(f"claim-{index}", is_whole=True)
+        if shares and index % 20 == 19:
+            ledger.hold(f"claim-{index}", [held.start - 1])
+    each = (blocks - used) * 9 // 10 // active
+    for _ in range(active):
+        ledger.occupy(range(used, used + each))
+        used += each
+    return ledger
+
+
+def run(*, repeats: int = REPEATS, scale: int = 1, quick: bool = False) -> BenchReport:
+    """All five figures. `scale` divides the pool and the claims, for a quick run."""
+    report = BenchReport(
+        bench="arbiter",
+        columns=("arm", "blocks", "claims", "outcome", "answer_claims", "median_us", "p99_us"),
+        bars=BARS,
+        quick=quick,
+        environment=environment(threads=1),
+    )
+    blocks, claims = BLOCKS // scale, CLAIMS // scale
+    medians = {size: _time_decisions(report, blocks // size, claims // size, repeats=repeats) for size in (10, 1)}
+    _time_shared(report, blocks, claims, repeats=repeats)
+    _time_scan(report, blocks, claims)
+    report.figures["arbiter.decide_us"] = max(medians[1])
+    pairs = zip(medians[1], medians[10], strict=True)
+    report.figures["arbiter.decide_growth"] = max(large / small for large, small in pairs)
+    _time_claims(report, claims=claims, repeats=repeats)
+    _time_events(report, repeats=repeats)
+    return report
+
+
+def _time_decisions(report: BenchReport, blocks: int, claims: int, *, repeats: int) -> list[float]:
+    ledger = filled_ledger(blocks=blocks, claims=claims, active=ACTIVE, shares=False)
+    return [_time_case(report, ledger, case, blocks, claims, repeats=repeats) for case in CASES]
+
+
+def _time_shared(report: BenchReport, blocks: int, claims: int, *, repeats: int) -> None:
+    """Not a figure: one claim in ten shares a block, so the exact search does not apply."""
+    ledger = filled_ledger(blocks=blocks, claims=claims, active=ACTIVE, shares=True)
+    case = Case(name="refused, a tenth of the claims share blocks", beyond_free_blocks=60, policy=_REFUSE)
+    _time_case(report, ledger, case, blocks, claims, repeats=max(3, repeats // 40))
+
+
+def _time_case(report: BenchReport, ledger: PoolLedger, case: Case, blocks: int, claims: int, *, repeats: int) -> float:
+    room = ledger.free_blocks + ledger.unclaimed_blocks
+    request = ActiveRequest(
+        request_id="active", live_plan=LivePlan(chunk_blocks=(max(1, room + case.beyond_free_blocks),))
+    )
+    decision = decide(ledger, request, case.policy)
+    times = _timed(lambda: decide(ledger, request, case.policy), repeats)
+    row = _row(f"decide: {case.name}", times)
+    row |= {"blocks": blocks, "claims": claims, "outcome": decision.outcome.value}
+    row["answer_claims"] = len(decision.blocking_claim_ids)
+    report.rows.append(row)
+    return statistics.median(times)
+
+
+def _time_scan(report: BenchReport, blocks: int, claims: int) -> None:
+    """The baseline: what a decision would cost if it counted the blocks."""
+    protected = [index % 3 != 0 for index in range(blocks)]
+    row = _row("baseline: one scan over the blocks", _timed(lambda: sum(protected), 20))
+    report.rows.append(row | {"blocks": blocks, "claims": claims})
+
+
+def _time_claims(report: BenchReport, *, claims: int, repeats: int) -> None:
+    """Acceptance of a claim of 8 blocks beside `claims` others, and one removed block's harm check."""
+    resident: set[BlockKey] = set()
+    registry = ClaimRegistry(sink=_Null(), clock=lambda: 0.0, resident=resident, max_live_claims=claims + repeats)
+    capacity = CapacitySnapshot(usable_blocks=10 * (claims + repeats))
+    wanted = [_claim(index) for index in range(claims + repeats)]
+    for claim in wanted[:claims]:
+        registry.submit(claim, capacity=capacity)
+    keys = [hashed_block_key(_IDENTITY, f"{index}:{at}") for index in range(claims) for at in range(8)]
+    resident.update(keys)
+    registry.blocks_arrived(keys)
+    times = [_once(lambda claim=claim: registry.submit(claim, capacity=capacity)) for claim in wanted[claims:]]  # type: ignore[misc]
+    report.rows.append(_row("admit a claim of 8 blocks", times) | {"claims": claims})
+    report.figures["arbiter.admit_us"] = statistics.median(times)
+    tails = [hashed_block_key(_IDENTITY, f"{index}:7") for index in range(min(claims, repeats))]
+    unclaimed = [hashed_block_key(_IDENTITY, f"nobody:{index}") for index in range(repeats)]
+    losing = _each(tails, registry.block_leaving)
+    passing = _each(unclaimed, registry.block_leaving)
+    report.rows.append(_row("remove a block that no claim covers", passing) | {"claims": claims})
+    report.rows.append(_row("remove a claimed block, its event included", losing) | {"claims": claims})
+    protected = _each(keys[: max(1, repeats)], registry.is_protected)
+    report.rows.append(_row("ask whether a block is protected", protected) | {"claims": claims})
+    report.figures["arbiter.harm_check_us"] = max(statistics.median(passing), statistics.median(protected))
+
+
+def _time_events(report: BenchReport, *, repeats: int) -> None:
+    """One event written to a file of JSON Lines, amortised over a full batch."""
+    events = max(4096, repeats * 20)
+    times = []
+    with tempfile.TemporaryDirectory() as folder:
+        for attempt in range(5):
+            sink = JsonLinesTelemetry(
+                Path(folder) / f"{attempt}.jsonl",
+                run_id="bench", policy="bench", clock_ns=time.time_ns, usable_blocks=BLOCKS, batch_events=4096,
+            )  # fmt: skip
+            fields: list[dict[str, FieldValue]] = [
+                {"physical_block_id": index, "is_protected_resident": False, "victim_reason": "free_uncached"}
+                for index in range(events)
+            ]
+            started = time.perf_counter_ns()
+            for one in fields:
+                sink.emit(EventType.VICTIM_SELECTED, one, request_id="active")
+            sink.flush()
+            times.append((time.perf_counter_ns() - started) / 1e3 / events)
+            sink.close()
+    report.rows.append(_row("write an event, amortised", times))
+    report.figures["arbiter.event_us"] = statistics.median(times)
+
+
+class _Null:
+    """Takes events and keeps none: what is timed is the claim, not the trace."""
+
+    def emit(self, *_: object, **__: object) -> int:
+        return 0
+
+
+def _claim(index: int) -> ResidentClaim:
+    return ResidentClaim(
+        claim_id=f"claim-{index}",
+        owner_scope="bench",
+        cache_identity=_IDENTITY,
+        object_id=f"prefix-{index}",
+        materialization_predicate=leading_prefix_at_least(6),
+        footprint_blocks=8,
+        protection_mode=ProtectionMode.HARD_PROTECTED,
+        block_hashes=tuple(f"{index}:{at}" for at in range(8)),
+    )
+
+
+def _timed(call: Callable[[], object], repeats: int) -> list[float]:
+    call()
+    return [_once(call) for _ in range(repeats)]
+
+
+def _once(call: Callable[[], object]) -> float:
+    started = time.perf_counter_ns()
+    call()
+    return (time.perf_counter_ns() - started) / 1e3
+
+
+def _each(keys: Sequence[BlockKey], call: Callable[[BlockKey], object]) -> list[float]:
+    return [_once(lambda key=key: call(key)) for key in keys]  # type: ignore[misc]
+
+
+def _row(arm: str, times_us: Sequence[float]) -> dict[str, object]:
+    ordered = sorted(times_us)
+    p99 = ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)]
+    return {"arm": arm, "median_us": statistics.median(ordered), "p99_us": p99}
