@@ -104,6 +104,14 @@ def fewest(
     return _with_special(view, special, plain, blocks=blocks, reuse=reuse, counts_pinned=counts_pinned)
 
 
+def can_free(view: StandingView, *, blocks: int, shelves: Collection[Shelf], reuse: Reuse, counts_pinned: bool) -> bool:
+    """Whether all claims of `shelves` together would free `blocks`. O(shelves) when no claims share blocks."""
+    is_simple = not reuse.idle_by_group and not counts_pinned
+    if is_simple and not any(view.entangled(shelf) for shelf in shelves):
+        return sum(view.listed_blocks(shelf) for shelf in shelves) >= blocks
+    return fewest(view, blocks=blocks, shelves=shelves, reuse=reuse, counts_pinned=counts_pinned) is not None
+
+
 def _adjusted(view: StandingView, *, shelves: Collection[Shelf], reuse: Reuse, counts_pinned: bool) -> frozenset[str]:
     """Claims that would free less than listed, because the request uses their blocks, or more, once work ended."""
     others = {claim for group in reuse.idle_by_group for claim in group}
