@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +21,7 @@ from tenure.conformance.subject import (
     SubjectFactory,
 )
 from tenure.conformance.trace import trace_of
+from tenure.conformance.zoo import zoo_member
 from tenure.conformance.zoo.toy import ToyRuntime
 from tenure.errors import TenureError
 from tenure.runtime.micro.subject import subject_factory
@@ -56,7 +58,8 @@ def steps() -> st.SearchStrategy[list[Step]]:
             st.tuples(st.just("reset")),
             st.tuples(st.just("restart")),
         ),
-        max_size=25,
+        min_size=15,
+        max_size=45,
     )
 
 
@@ -121,6 +124,39 @@ class Driver:
         self.subject.restart()
 
 
+def random_script(chance: random.Random, count: int) -> list[Step]:
+    """Steps as `steps` draws them, most of them claims and requests, for a walk that needs no shrinking."""
+    script: list[Step] = []
+    for _ in range(count):
+        number, family = chance.randrange(6), 100 * chance.randrange(3)
+        content = tuple(range(family, family + chance.randrange(1, 9)))
+        menu: tuple[tuple[int, Step], ...] = (
+            (
+                25,
+                ("claim", number, content, chance.choice(MODES), chance.randint(1, len(content)), chance.randint(1, 3)),
+            ),
+            (35, ("request", content, chance.randrange(5), chance.random() < 0.8, chance.random() < 0.3)),
+            (10, ("finish", number)),
+            (5, ("release", number)),
+            (8, ("pressure", chance.randint(1, 6))),
+            (5, ("time", chance.choice((0.5, 3.0, 20.0)))),
+            (5, ("lose", number, chance.randrange(8))),
+            (5, ("fail_restore", number)),
+            (1, ("reset",)),
+            (1, ("restart",)),
+        )
+        script += chance.choices([step for _, step in menu], weights=[weight for weight, _ in menu])
+    return script
+
+
+def broken_on_a_walk(factory: SubjectFactory, seed: int) -> list[tuple[str, str]]:
+    chance = random.Random(seed)
+    actions = tuple(chance.sample(ACTIONS, chance.randint(1, 3)))
+    subject = run(factory, actions, random_script(chance, 40))
+    verdict = grade_trace(trace_of(subject.events()))
+    return [(r.check_id, r.what) for r in verdict.results if r.status is Status.FAIL]
+
+
 def run(factory: SubjectFactory, actions: tuple[str, ...], script: list[Step]) -> Subject:
     subject = factory(
         Setup(usable_blocks=USABLE_BLOCKS, conflict_actions=actions, host_tier_blocks=10, defer_limit_s=5.0)
@@ -148,3 +184,16 @@ def test_a_correct_runtime_is_never_failed_whatever_it_is_asked(
     verdict = grade_trace(trace_of(subject.events()))
     broken = [(r.check_id, r.what) for r in verdict.results if r.status is Status.FAIL]
     assert broken == []
+
+
+@pytest.mark.parametrize("factory", [ToyRuntime, subject_factory], ids=["toy", "micro"])
+def test_long_random_walks_of_a_correct_runtime_are_never_failed(factory: SubjectFactory) -> None:
+    for seed in range(60):
+        assert broken_on_a_walk(factory, seed) == [], f"seed {seed}"
+
+
+@pytest.mark.parametrize(
+    "name", ["silent-evictor", "early-materialized", "quiet-tail", "harm-after-release", "vague-events"]
+)
+def test_the_same_walks_do_fail_a_broken_runtime(name: str) -> None:
+    assert any(broken_on_a_walk(zoo_member(name).factory, seed) for seed in range(20))
