@@ -8,7 +8,7 @@ import pytest
 
 from tenure.claims.clauses import CheckedBy, specification
 from tenure.conformance import ProfileOutcome, Status, Verdict, grade
-from tenure.conformance.suite import all_checks, clauses_by_check
+from tenure.conformance.suite import SPEC_EDITION, all_checks, clauses_by_check
 from tenure.conformance.zoo import UNBROKEN, ZOO
 
 
@@ -55,6 +55,7 @@ def test_the_clauses_that_the_suite_can_tell_are_those_that_its_checks_name() ->
     told = {name for name, found in clauses.items() if CheckedBy.CONFORMANCE in found.checked_by}
     named = {clause_id for check in all_checks() for clause_id in check.clauses}
     assert named == told
+    assert specification().edition == SPEC_EDITION
 
 
 def test_the_zoo_has_at_least_the_twelve_that_were_asked_for() -> None:

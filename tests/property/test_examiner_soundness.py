@@ -192,6 +192,16 @@ def test_long_random_walks_of_a_correct_runtime_are_never_failed(factory: Subjec
         assert broken_on_a_walk(factory, seed) == [], f"seed {seed}"
 
 
+def test_the_toy_neither_loses_nor_invents_a_block() -> None:
+    for seed in range(60):
+        chance = random.Random(seed)
+        toy = run(ToyRuntime, tuple(chance.sample(ACTIONS, chance.randint(1, 3))), random_script(chance, 40))
+        assert isinstance(toy, ToyRuntime)
+        held = [*toy._free, *toy._cached.values()]
+        held += [block for request in toy._requests.values() for block in request.own_blocks]
+        assert sorted(held) == list(range(1, USABLE_BLOCKS + 1)), f"seed {seed}"
+
+
 @pytest.mark.parametrize(
     "name", ["silent-evictor", "early-materialized", "quiet-tail", "harm-after-release", "vague-events"]
 )

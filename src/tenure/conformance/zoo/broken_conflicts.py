@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tenure.conformance.subject import RequestAnswer, RequestAsk, RequestOutcome
-from tenure.conformance.zoo.toy import Fit, ToyRequest, ToyRuntime
+from tenure.conformance.zoo.toy import ToyRuntime
 from tenure.conformance.zoo.toy_claims import ToyClaim
+from tenure.conformance.zoo.toy_requests import Fit, ToyRequest
 
 _DEMOTED = "resident_claim_demoted"
 

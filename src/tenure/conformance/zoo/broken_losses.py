@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from tenure.conformance.subject import ClaimAsk, FaultAsk, RequestAnswer, RequestAsk, RequestOutcome
-from tenure.conformance.zoo.toy import Fit, ToyRequest, ToyRuntime
+from tenure.conformance.zoo.toy import ToyRuntime
 from tenure.conformance.zoo.toy_claims import RELEASED_STATES, ToyClaim
+from tenure.conformance.zoo.toy_requests import Fit, ToyRequest
 
 
 class _NoProtection(ToyRuntime):
