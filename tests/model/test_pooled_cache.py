@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_model_without_a_growing_layer_is_refused_with_its_layer_kinds() -> No
 def test_a_batch_of_two_is_refused_and_says_what_to_do() -> None:
     model = tiny_model("llama")
     cache = PooledCache(model.config, pool=256)
-    with pytest.raises(UsageError, match="batch of 2 sequences.*a PooledCache of its own"):
+    with pytest.raises(UsageError, match=r"batch of 2 sequences.*a PooledCache of its own"):
         model(tokens(5).repeat(2, 1), past_key_values=cache)
     with pytest.raises(UsageError, match="3 sequences"):
         cache.batch_repeat_interleave(3)
@@ -300,7 +301,7 @@ def test_reselecting_happens_every_interval_counted_from_the_last_one() -> None:
         run(model, cache, tokens(1, seed=step), [1])
         counts.append(cache.statistics().reselect.reselects)
     rises = [step for step in range(1, 40) if counts[step] > counts[step - 1]]
-    assert {later - earlier for earlier, later in zip(rises, rises[1:], strict=False)} == {8}
+    assert {later - earlier for earlier, later in pairwise(rises)} == {8}
 
 
 def test_events_tell_what_left_and_what_came_back() -> None:

@@ -19,7 +19,7 @@ import torch
 from tenure.errors import CapacityError, UsageError
 from tenure.kv.residency import Plan, Residence
 from tenure.policy import Policy
-from tenure.pool import DEFAULT_BLOCK_SIZE, SINK_BLOCKS, TAIL_BLOCKS
+from tenure.pool import SINK_BLOCKS, TAIL_BLOCKS
 from tenure.runtime.hf.cache import CacheStatistics, PooledCache
 from tenure.runtime.hf.native import native_layers, native_states, opaque_layers, put_back
 from tenure.runtime.hf.sampling import GREEDY, Sampling, pick_token
@@ -117,7 +117,7 @@ class Session:
         sampling: Sampling = GREEDY,
         seed: int = 0,
         read_rows: int | None = None,
-        block_size: int = DEFAULT_BLOCK_SIZE,
+        block_size: int | None = None,
         context_rows: int | None = None,
         host_bytes: int | None = None,
         sink_blocks: int = SINK_BLOCKS,
@@ -136,11 +136,11 @@ class Session:
             tail_blocks=tail_blocks,
             clock=clock,
         )
-        pager = self.cache.open(dtype=model.dtype, device=model.device)
-        default_rows = max(block_size, READ_ROWS // block_size * block_size)
         if read_rows is not None and read_rows < 1:
             raise UsageError(f"read_rows is {read_rows}; a turn is read at least 1 row a forward")
-        self.read_rows = min(default_rows if read_rows is None else read_rows, pager.max_append_rows)
+        whole_blocks = max(1, READ_ROWS // self.cache.block_size) * self.cache.block_size
+        self.read_rows = min(whole_blocks if read_rows is None else read_rows, self.cache.max_append_rows)
+        self.cache.open(dtype=model.dtype, device=model.device)
         self.model = model
         self.tokenizer = tokenizer
         self.system = system
