@@ -191,7 +191,7 @@ class Episode:
                 min_arena_blocks=rng.choice((None, 2)),
                 may_recompute=rng.random() < 0.3,
                 may_offload=rng.random() < 0.3,
-                routes=(Route(target="w", cost=1.0),) if rng.random() < 0.1 else (),
+                routes=(Route(target="w", cost=1.0),) if rng.random() < 0.5 else (),
             )
         )
         self.counts[f"request {receipt.outcome}"] += 1

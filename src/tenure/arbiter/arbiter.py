@@ -74,7 +74,7 @@ def decide(view: PressureView, request: ActiveRequest, policy: ActionPolicy, *, 
     pressure = view.pressure(required_blocks=request.required_blocks, reuse=request.reuse)
     case = _Case(view, request, policy, pressure, now_s)
     if case.lacking_blocks <= 0:
-        return case.served(ResidencyPlan(live_blocks=request.required_blocks), made_room=False)
+        return case.served(ResidencyPlan(), made_room=False)
     return case.resolve()
 
 
@@ -134,7 +134,7 @@ class _Case:
                 plan = self._room_plan(self.lacking_blocks, reuse=self.request.reuse)
                 if plan is not None:
                     self.line_name = mode.value
-                    return self.served(replace(plan, live_blocks=self.request.required_blocks), made_room=True)
+                    return self.served(plan, made_room=True)
         return None
 
     def _offer(self, mode: ProtectionMode, action: Action) -> None:
@@ -273,7 +273,7 @@ class _Case:
         return replace(decision, plan=plan)
 
     def _grown(self) -> Decision:
-        plan = ResidencyPlan(add_blocks=self.lacking_blocks, live_blocks=self.request.required_blocks)
+        plan = ResidencyPlan(add_blocks=self.lacking_blocks)
         decision = self.served(plan, made_room=False)
         actions = (Action.CAPACITY_REQUIRED, *decision.actions)
         return replace(decision, actions=actions, reason=Reason.CAPACITY_ADDED, line=self.line_name)
@@ -293,7 +293,7 @@ class _Case:
     def served(self, plan: ResidencyPlan, *, made_room: bool) -> Decision:
         """The request runs in full."""
         evict_blocks = max(0, self.new_blocks - self.empty_blocks - plan.add_blocks)
-        plan = replace(plan, evict_blocks=evict_blocks)
+        plan = replace(plan, evict_blocks=evict_blocks, live_blocks=self.request.required_blocks)
         admits = self.request.wants_reuse and (
             self.policy.reuse_admission is ReuseAdmission.ALWAYS
             or (self.policy.reuse_admission is ReuseAdmission.IF_FREE and not evict_blocks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Protocol
 
 from tenure.arbiter.ledger import NO_REUSE, Group, Reuse, Shelf, Standing
@@ -226,7 +226,8 @@ class _Plain:
     def _smallest_that_frees(self, blocks: int, largest: Standing) -> str:
         best = largest
         for listed in self._lists:
-            for standing in islice(listed, bisect_left(listed, (blocks, -1, "")), None):
+            for index in range(bisect_left(listed, (blocks, -1, "")), len(listed)):
+                standing = listed[index]
                 if standing[0] >= best[0]:
                     break
                 if standing[2] not in self._without:

@@ -37,6 +37,14 @@ class Shelf:
     mode: ProtectionMode
     is_due: bool = False
     is_whole: bool = False
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Every decision looks shelves up many times, and hashing an enum member runs Python code.
+        object.__setattr__(self, "_hash", hash((self.mode, self.is_due, self.is_whole)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,334 @@
+"""The reference runtime: deferral, restoration and its failure, restart, reset, and calls that must change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tenure.arbiter.pressure import LivePlan
+from tenure.arbiter.rules import action_policy
+from tenure.claims.event_types import EventType
+from tenure.claims.journal import MemoryJournal
+from tenure.claims.modes import Outcome, ProtectionMode, RestorationOutcome
+from tenure.claims.objects import ResidentClaim
+from tenure.claims.predicate import leading_prefix_at_least
+from tenure.claims.telemetry import MemoryTelemetry
+from tenure.errors import ClaimError, UsageError
+from tenure.kv.identity import CacheIdentity
+from tenure.runtime.micro.cache import content_keys
+from tenure.runtime.micro.request import MicroRequest, Standing
+from tenure.runtime.micro.runtime import MicroRuntime
+from tenure.runtime.micro.tier import HostTier
+
+E = EventType
+IDENTITY = CacheIdentity(cache_key_domain="micro", model_id="m", tokenizer_id="t", salt_namespace="a", block_size=16)
+OTHER_TENANT = CacheIdentity(
+    cache_key_domain="micro", model_id="m", tokenizer_id="t", salt_namespace="b", block_size=16
+)
+PREFIX = tuple(range(8))
+
+
+class Scene:
+    """A runtime of 16 blocks with a clock that tests move."""
+
+    def __init__(self, line: str = "refuse", *, mode: str = "hard_protected", tier: int = 0, **options: Any) -> None:
+        self.now_s = 0.0
+        self.mode = ProtectionMode(mode)
+        self.sink = MemoryTelemetry(run_id="t", policy=line, clock_ns=lambda: 0)
+        self.tier = HostTier(tier)
+        self.options: dict[str, Any] = {
+            "usable_blocks": 16,
+            "clock": lambda: self.now_s,
+            "sink": self.sink,
+            "policy": action_policy({mode: line}),
+            "tier": self.tier,
+            **options,
+        }
+        self.runtime = MicroRuntime(**self.options)
+
+    def claim(self, claim_id: str = "c", *, content: tuple[int, ...] = PREFIX, **fields: Any) -> Any:
+        keys = content_keys(IDENTITY, content)
+        claim = ResidentClaim(
+            claim_id=claim_id,
+            owner_scope="owner",
+            cache_identity=IDENTITY,
+            object_id=f"prefix-{content[0]}",
+            materialization_predicate=leading_prefix_at_least(fields.pop("required", len(content))),
+            footprint_blocks=len(content),
+            protection_mode=self.mode,
+            block_hashes=tuple(str(key[1]) for key in keys),
+            **fields,
+        )
+        return self.runtime.submit_claim(claim)
+
+    def ask(self, request_id: str, content: tuple[int, ...], *, blocks: int | None = None, **fields: Any) -> Any:
+        plan = LivePlan(chunk_blocks=(blocks if blocks is not None else len(content),))
+        identity = fields.pop("identity", IDENTITY)
+        request = MicroRequest(request_id=request_id, identity=identity, content=content, live_plan=plan, **fields)
+        return self.runtime.start(request)
+
+    def run(self, request_id: str, content: tuple[int, ...], **fields: Any) -> Any:
+        self.ask(request_id, content, **fields)
+        return self.runtime.finish(request_id)
+
+    def names(self) -> list[str]:
+        return [event.event_type.value for event in self.sink.events if event.event_type.is_claim_event]
+
+    def count(self, event: EventType) -> int:
+        return sum(e.event_type is event for e in self.sink.events)
+
+
+def new(blocks: int, start: int = 1000) -> tuple[int, ...]:
+    return tuple(range(start, start + blocks))
+
+
+def test_a_deferred_request_is_served_when_the_claim_ends() -> None:
+    scene = Scene("defer 30s, refuse")
+    scene.claim()
+    scene.run("first", PREFIX)
+    assert scene.ask("later", new(12)).outcome is Outcome.DEFERRED
+    scene.runtime.cancel_claim("c", owner_scope="owner")
+    assert scene.runtime.finish("later").outcome is Outcome.SERVED
+    assert scene.runtime.work("later").standing is Standing.SERVED
+
+
+def test_a_deferred_request_is_refused_when_its_time_is_up() -> None:
+    scene = Scene("defer 30s, refuse")
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.ask("later", new(12))
+    scene.now_s = 29.0
+    scene.runtime.tick()
+    assert scene.runtime.work("later").standing is Standing.DEFERRED
+    scene.now_s = 30.0
+    scene.runtime.tick()
+    assert scene.runtime.work("later").standing is Standing.REFUSED
+    assert scene.runtime.ledger.deferred_requests == 0
+
+
+def test_waiting_requests_are_tried_in_the_order_in_which_they_came() -> None:
+    scene = Scene()
+    scene.ask("busy", new(16))
+    scene.ask("one", new(10, 2000))
+    scene.ask("two", new(10, 3000))
+    scene.runtime.finish("busy")
+    assert scene.runtime.work("one").standing is Standing.RUNNING
+    assert scene.runtime.work("two").standing is Standing.DEFERRED
+
+
+def test_hard_claims_that_fill_the_pool_do_not_wedge_it() -> None:
+    scene = Scene("defer 5s, refuse")
+    for index in range(2):
+        content = new(8, 100 * index)
+        scene.claim(f"c{index}", content=content)
+        scene.run(f"r{index}", content)
+    assert scene.ask("tiny", (9,)).outcome is Outcome.DEFERRED
+    scene.now_s = 5.0
+    scene.runtime.tick()
+    assert scene.runtime.work("tiny").standing is Standing.REFUSED
+    assert scene.run("own", new(8)[:0] + new(8, 0)).outcome is Outcome.SERVED  # reuse of a claim needs no room
+
+
+def test_an_offloaded_claim_is_restored_before_it_is_reused_with_the_same_output() -> None:
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=8)
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.run("big", new(16))
+    assert scene.runtime.ledger.protected_blocks == 0
+    assert scene.tier.free_blocks == 0
+    scene.run("again", PREFIX)
+    assert scene.names()[-4:] == [
+        "resident_claim_offloaded",
+        "resident_claim_restore_required",
+        "resident_claim_restored",
+        "resident_claim_reuse_after_restore",
+    ]
+    assert scene.runtime.work("again").output == scene.runtime.work("first").output
+    assert scene.runtime.work("again").restored_blocks == 8
+    assert scene.runtime.ledger.protected_blocks == 8
+
+
+def test_rows_that_come_back_wrong_would_change_the_output() -> None:
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=8)
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.run("big", new(16))
+    stored = scene.tier.load("c")
+    scene.tier.store("c", offload_generation=1, rows=dict.fromkeys(stored.rows, "rows:of somebody else"))
+    scene.run("again", PREFIX)
+    assert scene.runtime.work("again").output != scene.runtime.work("first").output
+
+
+@pytest.mark.parametrize(
+    ("outcome", "event", "served"),
+    [
+        (RestorationOutcome.REFUSAL, E.REQUEST_REFUSED, False),
+        (RestorationOutcome.DEMOTION, E.CLAIM_DEMOTED, True),
+        (RestorationOutcome.EXPIRY, E.CLAIM_EXPIRED, True),
+        (RestorationOutcome.HARM, E.CLAIM_HARMED, True),
+    ],
+)
+def test_a_failed_restoration_is_told_and_followed_by_its_outcome(
+    outcome: RestorationOutcome, event: EventType, served: bool
+) -> None:
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=8, restore_failure=outcome)
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.run("big", new(16))
+    scene.runtime.fail_next_restore("c")
+    free_before = scene.runtime.ledger.free_blocks
+    scene.run("again", PREFIX)
+    assert scene.count(E.CLAIM_RESTORATION_FAILED) == 1
+    assert scene.count(event) == 1
+    assert scene.count(E.CLAIM_RESTORED) == 0  # computing rows again is no restoration
+    if served:
+        assert scene.runtime.work("again").output == scene.runtime.work("first").output
+    else:
+        assert scene.runtime.ledger.free_blocks == free_before  # a refused request takes nothing
+        scene.run("once more", PREFIX)
+        assert scene.count(E.CLAIM_RESTORED) == 1
+
+
+def test_a_bounded_request_holds_no_more_than_it_was_told() -> None:
+    scene = Scene("bound_active_live, refuse")
+    scene.claim()
+    scene.run("first", PREFIX)
+    receipt = scene.ask("big", new(16), min_arena_blocks=2)
+    assert receipt.outcome is Outcome.BOUNDED
+    assert scene.runtime.ledger.active_blocks == scene.runtime.work("big").peak_live_blocks == 8
+    alone = Scene()
+    alone.run("big", new(16))
+    assert scene.runtime.work("big").output == alone.runtime.work("big").output
+
+
+def test_a_request_that_offloads_its_own_rows_gives_the_tier_back() -> None:
+    scene = Scene("offload_active, refuse", tier=8)
+    scene.claim()
+    scene.run("first", PREFIX)
+    plan = LivePlan(chunk_blocks=(4, 4, 4, 4))
+    request = MicroRequest(request_id="big", identity=IDENTITY, content=new(16), live_plan=plan, may_offload=True)
+    assert scene.runtime.start(request).outcome is Outcome.BOUNDED
+    assert scene.tier.free_blocks == 0
+    scene.runtime.finish("big")
+    assert scene.tier.free_blocks == 8
+
+
+def test_added_capacity_is_used_and_counted() -> None:
+    scene = Scene("add_capacity, refuse", addable_blocks=8)
+    scene.claim()
+    scene.run("first", PREFIX)
+    assert scene.ask("big", new(14)).outcome is Outcome.SERVED
+    assert scene.runtime.ledger.usable_blocks == 22
+    assert scene.runtime.ledger.addable_blocks == 2
+
+
+def test_two_claims_on_one_prefix_are_counted_once_and_protect_until_the_last_ends() -> None:
+    scene = Scene()
+    scene.claim("one")
+    scene.claim("two")
+    scene.run("first", PREFIX)
+    assert scene.runtime.ledger.protected_blocks == 8
+    scene.runtime.cancel_claim("one", owner_scope="owner")
+    assert scene.ask("big", new(12)).blocking_claim_ids == ("two",)
+    scene.runtime.cancel_claim("two", owner_scope="owner")
+    assert scene.ask("big again", new(12, 3000)).outcome is Outcome.SERVED
+
+
+def test_another_tenant_finds_nothing() -> None:
+    scene = Scene()
+    scene.run("first", PREFIX)
+    scene.run("theirs", PREFIX, identity=OTHER_TENANT)
+    scene.run("ours", PREFIX)
+    assert scene.runtime.work("theirs").reused_blocks == 0
+    assert scene.runtime.work("ours").reused_blocks == 8
+
+
+def test_a_lost_block_harms_the_claim_that_needs_it_once() -> None:
+    scene = Scene()
+    scene.claim(required=4)
+    scene.run("first", PREFIX)
+    scene.runtime.lose_block("c", position=6)
+    assert scene.count(E.CLAIM_BLOCK_LOST) == 1
+    assert scene.count(E.CLAIM_HARMED) == 0
+    scene.runtime.lose_block("c", position=0)
+    assert scene.count(E.CLAIM_HARMED) == 1
+    assert scene.runtime.ledger.protected_blocks == 0
+    with pytest.raises(UsageError, match="no block at position 0"):
+        scene.runtime.lose_block("c", position=0)
+
+
+def test_reset_ends_every_claim_first_and_requests_in_flight_go_on() -> None:
+    scene = Scene()
+    scene.claim()
+    scene.ask("running", PREFIX)
+    scene.runtime.reset("operator")
+    events = [event.event_type for event in scene.sink.events]
+    assert events.index(E.CLAIM_DEMOTED) < events.index(E.RUNTIME_RESET)
+    assert scene.runtime.finish("running").outcome is Outcome.SERVED
+    assert scene.runtime.ledger.free_blocks == 16
+
+
+def test_shutdown_fails_what_runs_and_ends_what_was_promised() -> None:
+    scene = Scene()
+    scene.claim()
+    scene.ask("running", PREFIX)
+    scene.runtime.shutdown("operator")
+    assert scene.runtime.work("running").standing is Standing.FAILED
+    assert scene.count(E.CLAIM_DEMOTED) == scene.count(E.RUNTIME_SHUTDOWN) == scene.count(E.REQUEST_FAILED) == 1
+
+
+@pytest.mark.parametrize("tier_survives", [True, False])
+def test_a_restart_recovers_what_the_tier_still_has_and_ends_the_rest(tier_survives: bool) -> None:
+    journal = MemoryJournal()
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=8, journal=journal, clock_id="one")
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.run("big", new(16))
+    tier = scene.tier if tier_survives else HostTier(8)
+    scene.runtime = MicroRuntime(**{**scene.options, "tier": tier})
+    assert scene.count(E.RUNTIME_RESTARTED) == 1
+    if tier_survives:
+        assert scene.count(E.CLAIM_RECOVERED) == 1
+        scene.run("again", PREFIX)
+        assert scene.runtime.work("again").restored_blocks == 8
+    else:
+        assert scene.count(E.CLAIM_HARMED) == 1
+
+
+def test_calls_that_are_wrong_change_nothing() -> None:
+    scene = Scene()
+    scene.claim()
+    scene.run("first", PREFIX)
+    before = (len(scene.sink.events), scene.runtime.ledger.free_blocks, scene.runtime.ledger.protected_blocks)
+    with pytest.raises(UsageError, match="used before"):
+        scene.ask("first", new(2))
+    with pytest.raises(UsageError, match="no request"):
+        scene.runtime.finish("nobody")
+    with pytest.raises(ClaimError):
+        scene.runtime.cancel_claim("c", owner_scope="thief")
+    with pytest.raises(UsageError, match="at least the content"):
+        MicroRequest(request_id="x", identity=IDENTITY, content=PREFIX, live_plan=LivePlan(chunk_blocks=(3,)))
+    assert before == (len(scene.sink.events), scene.runtime.ledger.free_blocks, scene.runtime.ledger.protected_blocks)
+
+
+def test_owners_hear_of_claims_that_gave_way() -> None:
+    scene = Scene("demote, refuse", mode="demotable")
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.run("big", new(12))
+    receipts = [receipt for receipt in scene.runtime.take_receipts() if receipt.claim_id == "c"]
+    assert [(receipt.outcome, receipt.caused_by_request_id) for receipt in receipts] == [(Outcome.DEMOTED, "big")]
+    assert scene.runtime.take_receipts() == []
+
+
+def test_soft_claims_go_after_unclaimed_ones_and_their_loss_is_told() -> None:
+    scene = Scene(mode="hard_protected")
+    scene.mode = ProtectionMode.SOFT_PRIORITY
+    scene.claim()
+    scene.run("liked", PREFIX)
+    scene.run("other", new(8))
+    scene.run("next", new(8, 5000))
+    assert scene.count(E.CLAIM_HARMED) == 0
+    scene.run("more", new(16, 7000))
+    assert scene.count(E.CLAIM_HARMED) == 1
