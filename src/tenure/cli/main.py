@@ -17,6 +17,7 @@ COMMAND_MODULES: tuple[str, ...] = (
     "tenure.cli.demo",
     "tenure.cli.bench",
     "tenure.cli.trace",
+    "tenure.cli.grade",
 )
 
 
