@@ -36,7 +36,8 @@ class ClaimView:
         blocks: logical position -> physical block, of those said to be cached.
         accepted, released, harmed, refused, offloaded: the event that said so; `offloaded` only while it is away.
         broken: the event that took the predicate while the runtime was responsible, when one did.
-        untold: whether rows were cached already when it was accepted, so that some of its blocks may never be told.
+        untold: whether rows were cached already when it was accepted, so that some of its blocks may never be
+            told; false again when a block line of its own follows the acceptance at once.
         ever_blocks: whether the trace ever told blocks of this claim. If not, its predicate cannot be judged.
     """
 
@@ -171,6 +172,8 @@ class Ledger:
             if claim.released is not None or claim.harmed is not None or claim.refused is not None:
                 continue
             named = claim.claim_id == event.claim_id
+            if named and claim.accepted is not None and event.index == claim.accepted.index + 1:
+                claim.untold = False  # right after its acceptance: these are the rows that it found
             if named or (prefix_id is not None and claim.prefix_id == prefix_id and _covers(claim, position)):
                 claim.blocks[position] = physical
                 claim.ever_blocks = True
