@@ -57,9 +57,12 @@ class LiveClaim:
 
     def look_again(self, resident: Container[BlockKey]) -> None:
         """Take stock of what is on the device. Cost: linear in the footprint."""
-        first = self.claim.footprint_positions.start
-        self.missing = {position for position, key in enumerate(self.keys, first) if key not in resident}
+        first = self.claim.materialization_predicate.start_block
         required = self.claim.materialization_predicate.required_blocks
+        self.missing = {position for position, key in enumerate(self.keys, first) if key not in resident}
+        if len(self.missing) == len(self.keys):
+            self.missing_required, self.leading_blocks = required, 0
+            return
         self.missing_required = sum(1 for position in self.missing if position < first + required)
         self.leading_blocks = min(self.missing) - first if self.missing else len(self.keys)
 

@@ -59,6 +59,16 @@ class ClaimQueries:
         """Blocks that would stop being protected if this claim ended. Cost: linear in its footprint."""
         return self._book.coverage.exclusive_blocks(self._book.live_one(claim_id))
 
+    def held_blocks(self, claim_id: str) -> tuple[BlockKey, ...]:
+        """The live claim's blocks that are on the device, in order of position. Cost: linear in its footprint.
+
+        A claim may be accepted on rows that are there already. Emit `resident_block_materialized` with the claim's id for
+        each of them right after such an acceptance, or a reader of the trace cannot tell which blocks it covers.
+        """
+        live = self._book.live_one(claim_id)
+        positions = live.claim.footprint_positions
+        return tuple(key for at, key in zip(positions, live.keys, strict=True) if at not in live.missing)
+
     def smallest_blocking_set(self, blocks: int) -> tuple[str, ...]:
         """The fewest claims whose end would free that many protected blocks, sorted; empty when no set would."""
         return self._book.smallest_blocking_set(blocks)

@@ -175,7 +175,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         known = self._book.find(claim.claim_id)
         if known is not None and known.ended_at_s is None:
             return self._renew_with(known, claim)
-        self._check_new(claim, object_blocks)
+        _check_extent(claim, object_blocks)
         now_s = self._clock()
         keys = block_keys(claim)
         protected = self._book.coverage.protected_blocks
@@ -188,6 +188,8 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             now_s=now_s,
         )
         if decision.decision is DecisionKind.REJECTED:
+            if self._book.journal.ever_accepted(claim.claim_id):
+                raise answers.not_available(claim.claim_id)
             return self._reject(claim, decision, capacity)
         return self._accept(claim, decision, keys, capacity)
 
@@ -422,15 +424,15 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             raise answers.no_such_claim(claim_id)
         return found
 
-    def _check_new(self, claim: ResidentClaim, object_blocks: int | None) -> None:
-        if self._book.journal.ever_accepted(claim.claim_id):
-            raise answers.not_available(claim.claim_id)
-        end = claim.footprint_positions.stop
-        if object_blocks is not None and end > object_blocks:
-            message = f"covers blocks up to {end - 1}, but {claim.object_id!r} has {object_blocks}; ask for less"
-            raise ClaimError(message, field="footprint_blocks", clause="TNR-ACC-009")
-
     def _check_started(self) -> None:
         if self._must_start:
             message = f"the journal holds {len(self._found)} live claims of an earlier run; call start() first"
             raise UsageError(message)
+
+
+def _check_extent(claim: ResidentClaim, object_blocks: int | None) -> None:
+    """Nothing when the claim lies within its object; ClaimError otherwise."""
+    end = claim.footprint_positions.stop
+    if object_blocks is not None and end > object_blocks:
+        message = f"covers blocks up to {end - 1}, but {claim.object_id!r} has {object_blocks}; ask for less"
+        raise ClaimError(message, field="footprint_blocks", clause="TNR-ACC-009")

@@ -155,7 +155,9 @@ def test_a_claim_on_a_prefix_that_is_there_already_is_materialized_at_once() -> 
     world = World()
     claim = make_claim()
     world.bring(claim)
+    world.device.discard(object_block_key(IDENTITY, claim.object_id, 3))
     assert world.submit(claim).state is ClaimState.MATERIALIZED
+    assert [key[1] for key in world.registry.held_blocks("claim:a")] == [0, 1, 2, 4]
     assert world.story("claim:a") == ["submitted", "accepted", "materialized"]
 
 
@@ -361,9 +363,12 @@ def test_the_id_of_an_ended_claim_is_never_used_again() -> None:
     world = World()
     world.submit(make_claim())
     world.registry.cancel("claim:a", owner_scope="session:tenant-a:user-7")
-    with pytest.raises(ClaimError, match="claim:a") as caught:
-        world.submit(make_claim(revision=2))
-    assert caught.value.clause == "TNR-LIFE-002"
+    before = len(world.trace.events)
+    for active in (0, 80):  # whether it would be accepted or rejected
+        with pytest.raises(ClaimError, match="claim:a") as caught:
+            world.submit(make_claim(revision=2), active_live_blocks=active)
+        assert caught.value.clause == "TNR-LIFE-002"
+    assert (len(world.trace.events), world.registry.protected_blocks) == (before, 0)
 
 
 @pytest.mark.clause("TNR-LIFE-007")
