@@ -22,6 +22,7 @@ MODEL = typer.Option("default", "--model", help="`default`, a hub id, a folder o
 THREADS = typer.Option(2, "--threads", min=1, help="Torch threads.")
 DTYPE = typer.Option("float32", "--dtype", help="float32, bfloat16 or float16.")
 DEVICE = typer.Option("cpu", "--device", help="cpu or cuda.")
+CONTEXTS = typer.Option([], "--context", min=1024, help="Only this context, in tokens (may be repeated).")
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +84,7 @@ def recall(
     dtype: str = DTYPE,
     device: str = DEVICE,
     seeds: int = typer.Option(8, min=1, help="Contexts a cell; the figure wants at least 8."),
+    contexts: list[int] = CONTEXTS,
 ) -> None:
     """Whether facts come back after they left the device: every policy, depth, context and residency."""
     from tenure.bench import recall as bench
@@ -90,6 +92,8 @@ def recall(
     _check_targets(json, plot)
     loaded = _load(model, threads=threads, dtype=dtype, device=device)
     smaller: dict[str, Any] = {"contexts": (2048,), "residencies": (0.25,), "seeds": 1} if quick else {"seeds": seeds}
+    if contexts:
+        smaller["contexts"] = tuple(contexts)
     with _progress("recall") as progress:
         report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **smaller)
     _finish(report, json=json, plot=plot)
@@ -153,12 +157,19 @@ class _progress:  # noqa: N801 - used as a context manager, like a function
     def __init__(self, name: str) -> None:
         from rich.console import Console
 
-        self._status = Console(stderr=True).status(f"{name} ...")
+        self._console = Console(stderr=True)
+        self._status = self._console.status(f"{name} ...")
         self._name = name
 
     def __enter__(self) -> Any:
         self._status.start()
-        return lambda step: self._status.update(f"{self._name}: {step} ...")
+        return self._show
+
+    def _show(self, step: str) -> None:
+        if self._console.is_terminal:
+            self._status.update(f"{self._name}: {step} ...")
+        else:
+            self._console.print(f"{self._name}: {step}")
 
     def __exit__(self, *_: object) -> None:
         self._status.stop()

@@ -149,6 +149,10 @@ class Bench:
         except UsageError as error:
             return ClaimAnswer(decision=REJECTED, reason=str(error))
 
+    def release(self, claim_id: str) -> bool:
+        """The owner gives the claim up. False when the subject took that for a wrong ask."""
+        return not self.refuses(lambda: self.subject.release_claim(claim_id, owner_scope=OWNER))
+
     def refuses(self, act: Callable[[], object]) -> bool:
         """Whether the subject answered a wrong ask by a UsageError."""
         try:

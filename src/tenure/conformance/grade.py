@@ -16,7 +16,7 @@ from tenure.conformance.rules import TRACE_RULES
 from tenure.conformance.shrink import shrink
 from tenure.conformance.subject import Capabilities, Setup, SubjectFactory
 from tenure.conformance.suite import SPEC_EDITION, SUITE_VERSION, clauses_by_check, profiles_covered
-from tenure.conformance.trace import Trace
+from tenure.conformance.trace import Trace, brief_lines
 from tenure.conformance.verdict import CheckResult, Verdict, Witness
 from tenure.errors import UsageError
 
@@ -207,7 +207,7 @@ def _judged(check: Check | TraceRule, finding: Finding, judge: Judge, name: str,
     part = shrink(trace, judge, finding)
     witness = Witness(
         trace_name=name,
-        lines=tuple(event.brief() for event in part),
+        lines=brief_lines(part),
         records=tuple(event.fields for event in part),
         shrunk_from=len(trace),
     )

@@ -18,6 +18,7 @@ ENDINGS = (*RELEASES, EventType.CLAIM_HARMED)
 WAITING = (EventType.REQUEST_DEFERRED, EventType.REQUEST_REFUSED)
 #: Events that say that one block of one claim goes; the victim line, where there is one, comes after.
 LOSSES = (EventType.CLAIM_HARMED, EventType.CLAIM_BLOCK_LOST, EventType.CLAIM_BLOCK_LOST_AFTER_RELEASE)
+REQUEST_ENDS = (EventType.REQUEST_FINISHED, EventType.REQUEST_FAILED, EventType.REQUEST_REFUSED)
 #: Modes in which a victim may never break the predicate of an unreleased claim, reported or not.
 PROTECTING_MODES = frozenset({"hard_protected", "demotable", "offloadable", "expiring"})
 #: Why a block was taken, when taking it evicted nothing.
@@ -35,6 +36,7 @@ class ClaimView:
         blocks: logical position -> physical block, of those said to be cached.
         accepted, released, harmed, refused, offloaded: the event that said so; `offloaded` only while it is away.
         broken: the event that took the predicate while the runtime was responsible, when one did.
+        untold: whether rows were cached already when it was accepted, so that some of its blocks may never be told.
         ever_blocks: whether the trace ever told blocks of this claim. If not, its predicate cannot be judged.
     """
 
@@ -50,6 +52,7 @@ class ClaimView:
     refused: TraceEvent | None = None
     offloaded: TraceEvent | None = None
     broken: TraceEvent | None = None
+    untold: bool = False
     ever_blocks: bool = False
     blocks: dict[int, int] = field(default_factory=dict)
 
@@ -64,6 +67,8 @@ class ClaimView:
 
     def positions_in(self, physical: int) -> frozenset[int]:
         """The logical positions whose rows are in a physical block."""
+        if physical not in self.blocks.values():
+            return frozenset()
         return frozenset(position for position, block in self.blocks.items() if block == physical)
 
 
@@ -79,13 +84,19 @@ def required_positions(text: str) -> range | None:
 class Ledger:
     """Replays a trace event by event. `see` an event with it before `apply`, to know how things stood.
 
+    `uncertain` is true after a reset beside work in flight: which of its blocks are still cached is not told.
+    `running` are the requests in flight: blocks that they use stay even when every claim on them ends.
     A block line binds to the claim that it names, and to every claim on the prefix that it names, so that both ways of
     writing a shared block are understood.
     """
 
     def __init__(self) -> None:
         self.claims: dict[str, ClaimView] = {}
+        self.running: set[str] = set()
+        self.uncertain = False
         self._prefixes: dict[str, dict[int, int]] = {}
+        self._hashes: dict[int, str] = {}
+        self._cached: set[int] = set()
 
     def claim(self, claim_id: str) -> ClaimView:
         """The view of a claim; a new one when the trace has not named it."""
@@ -100,24 +111,28 @@ class Ledger:
         return {
             block
             for claim in self.claims.values()
-            if claim.responsible and claim.mode in PROTECTING_MODES and claim.claim_id not in besides
+            if claim.responsible and claim.offloaded is None and claim.mode in PROTECTING_MODES
+            if claim.claim_id not in besides
             for block in claim.blocks.values()
         }
 
     def broken_by(self, event: TraceEvent) -> list[ClaimView]:
         """Claims that the runtime answers for, whose predicate holds now and no longer after this event."""
-        physical = evicted_block(event)
-        if physical is not None:
+        if event.kind is EventType.VICTIM_SELECTED:
+            physical = evicted_block(event)
+            if physical is None:
+                return []
             return [c for c in self.claims.values() if self._breaks(c, c.positions_in(physical))]
-        claim = self.view(event)
-        if claim is None or event.kind is not EventType.CLAIM_BLOCK_LOST:
+        claim = self.view(event) if event.kind is EventType.CLAIM_BLOCK_LOST else None
+        if claim is None:
             return []
         position = event.count("logical_block_position")
         return [claim] if position is not None and self._breaks(claim, frozenset({position})) else []
 
     @staticmethod
     def _breaks(claim: ClaimView, lost: frozenset[int]) -> bool:
-        return claim.responsible and claim.offloaded is None and claim.holds() and not claim.holds(lost=lost)
+        at_stake = bool(lost) and claim.responsible and claim.offloaded is None
+        return at_stake and claim.holds() and not claim.holds(lost=lost)
 
     def apply(self, event: TraceEvent) -> None:
         """Take the event as true."""
@@ -127,6 +142,15 @@ class Ledger:
             self._cache(event)
         elif event.kind is EventType.VICTIM_SELECTED:
             self._evict(evicted_block(event))
+        elif event.kind is EventType.REQUEST_ADMITTED and event.request_id is not None:
+            self.running.add(event.request_id)
+        elif event.kind in REQUEST_ENDS and event.request_id is not None:
+            self.running.discard(event.request_id)
+        elif event.kind in (EventType.RUNTIME_RESTARTED, EventType.RUNTIME_RESET):
+            self._forget_blocks()
+            self.uncertain = bool(self.running) and event.kind is EventType.RUNTIME_RESET
+            if event.kind is EventType.RUNTIME_RESTARTED:
+                self.running.clear()
         elif event.kind is not None and event.kind.is_claim_event and event.claim_id is not None:
             self._claim_event(event, self.claim(event.claim_id))
 
@@ -134,6 +158,12 @@ class Ledger:
         physical, position = event.count("physical_block_id"), event.count("logical_block_position")
         if physical is None or position is None:
             return
+        self._cached.add(physical)
+        told_hash, known_hash = event.text("block_hash"), self._hashes.get(physical)
+        if told_hash is not None:
+            if known_hash not in (None, told_hash):
+                self._evict(physical)  # it holds other rows now, whatever became of the old ones
+            self._hashes[physical] = told_hash
         prefix_id = event.text("prefix_id")
         if prefix_id is not None:
             self._prefixes.setdefault(prefix_id, {})[position] = physical
@@ -148,12 +178,24 @@ class Ledger:
     def _evict(self, physical: int | None) -> None:
         if physical is None:
             return
+        self._hashes.pop(physical, None)
+        self._cached.discard(physical)
         for claim in self.claims.values():
             for position in claim.positions_in(physical):
                 del claim.blocks[position]
         for positions in self._prefixes.values():
-            for position in [p for p, block in positions.items() if block == physical]:
-                del positions[position]
+            if physical in positions.values():
+                for position in [p for p, block in positions.items() if block == physical]:
+                    del positions[position]
+
+    def _forget_blocks(self) -> None:
+        """After a restart or a reset nothing is known of the device until it is told again."""
+        self._prefixes.clear()
+        self._hashes.clear()
+        self._cached.clear()
+        for claim in self.claims.values():
+            claim.blocks.clear()
+            claim.ever_blocks = False
 
     def _claim_event(self, event: TraceEvent, claim: ClaimView) -> None:
         kind = event.kind
@@ -161,6 +203,7 @@ class Ledger:
             _take_terms(event, claim)
         if kind in ACCEPTANCES:
             claim.accepted, claim.released, claim.harmed, claim.refused, claim.broken = event, None, None, None, None
+            claim.untold = bool(self._cached)
             self._adopt_cached(claim)
         elif kind is EventType.CLAIM_REJECTED:
             claim.refused = event
@@ -170,7 +213,7 @@ class Ledger:
             claim.harmed = claim.harmed or event
         elif kind is EventType.CLAIM_OFFLOADED:
             claim.offloaded = event
-            claim.blocks.clear()
+            self._leave(claim)
         elif kind is EventType.CLAIM_RESTORED:
             claim.offloaded = None
             self._adopt_restored(event, claim)
@@ -178,6 +221,13 @@ class Ledger:
             position = event.count("logical_block_position")
             if position is not None:
                 claim.blocks.pop(position, None)
+
+    def _leave(self, claim: ClaimView) -> None:
+        """The claim's blocks leave the device, those aside that another claim holds."""
+        left = set(claim.blocks.values())
+        claim.blocks.clear()
+        for physical in left - {block for other in self.claims.values() for block in other.blocks.values()}:
+            self._evict(physical)
 
     def _adopt_cached(self, claim: ClaimView) -> None:
         for position, physical in self._prefixes.get(claim.prefix_id or "", {}).items():

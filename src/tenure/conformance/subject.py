@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tenure.errors import UsageError
+
 #: Contents of a sequence, one number a block. Equal leading numbers are equal tokens, so a common prefix of two
 #: contents is the same KV under the same identity; `block_tokens` turns a number into tokens for a real model.
 Content = tuple[int, ...]
@@ -292,12 +294,12 @@ def block_tokens(label: int, *, block_size: int, vocabulary: int) -> tuple[int, 
     `vocabulary ** 2` never collide; the rest is a fixed mixing of the label.
 
     Raises:
-        ValueError: if the block cannot hold two tokens or the label does not fit.
+        UsageError: if the block cannot hold two tokens or the label does not fit.
     """
     if block_size < 2 or vocabulary < 2 or not 0 <= label < vocabulary**2:
         message = (
             f"label {label} needs block_size >= 2 (is {block_size}) and 0 <= label < vocabulary^2 ({vocabulary}^2)"
         )
-        raise ValueError(message)
+        raise UsageError(message)
     mixed = ((label * 2654435761 + position * 40503) % vocabulary for position in range(2, block_size))
     return (label % vocabulary, label // vocabulary, *mixed)

@@ -25,6 +25,12 @@ def clauses_by_check() -> dict[str, tuple[str, ...]]:
     return {check.check_id: check.clauses for check in all_checks()}
 
 
+def profiles_asking(clause_id: str) -> tuple[Profile, ...]:
+    """Every profile with a check that can find this clause broken, in the order of `Profile`."""
+    asking = {check.profile for check in all_checks() if clause_id in check.clauses}
+    return tuple(profile for profile in Profile if profile in asking)
+
+
 def profiles_covered(profiles: Iterable[Profile]) -> frozenset[Profile]:
     """The profiles and everything that they contain: whose checks have to be run."""
     return frozenset(one for profile in profiles for one in contained(profile))

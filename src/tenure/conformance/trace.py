@@ -6,6 +6,7 @@ backwards) is refused with its line number; a trace with a missing number is rea
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,23 +27,17 @@ class TraceEvent:
         index: its place in the whole trace. It stays the same when a trace is shrunk, so it identifies the event.
         kind: what it says; None for a name that the vocabulary does not have.
         name: the name as written.
+        claim_id: the claim that it is about.
+        request_id: the request that it is about, or on whose behalf it happened.
         fields: the whole record.
     """
 
     index: int
     kind: EventType | None
     name: str
+    claim_id: str | None
+    request_id: str | None
     fields: Mapping[str, object]
-
-    @property
-    def claim_id(self) -> str | None:
-        """The claim that it is about."""
-        return self.text("claim_id")
-
-    @property
-    def request_id(self) -> str | None:
-        """The request that it is about, or on whose behalf it happened."""
-        return self.text("request_id")
 
     @property
     def sequence(self) -> int | None:
@@ -51,8 +46,7 @@ class TraceEvent:
 
     def text(self, field: str) -> str | None:
         """The field when it is text, else None."""
-        value = self.fields.get(field)
-        return value if isinstance(value, str) else None
+        return _text(self.fields.get(field))
 
     def count(self, field: str) -> int | None:
         """The field when it is a whole number (a bool is none), else None."""
@@ -88,6 +82,7 @@ class Trace(Sequence[TraceEvent]):
 
     def __init__(self, events: Iterable[TraceEvent]) -> None:
         self._events = tuple(events)
+        self.kinds = frozenset(event.kind for event in self._events)
 
     def __getitem__(self, index: int) -> TraceEvent:  # type: ignore[override]  # slices are not offered
         return self._events[index]
@@ -118,15 +113,40 @@ class Trace(Sequence[TraceEvent]):
         return Trace(event for event in self._events if event.index in wanted)
 
 
+def brief_lines(trace: Trace) -> tuple[str, ...]:
+    """The trace in lines for people: one an event, and one for a run of block lines about the same claim or request."""
+    lines: list[str] = []
+    for (kind, _, _), group in itertools.groupby(trace, key=lambda e: (e.kind, e.claim_id, e.request_id)):
+        events = list(group)
+        if kind not in _BLOCK_LINES or len(events) < 3:
+            lines += [event.brief() for event in events]
+        else:
+            lines += [events[0].brief(), f"… {len(events) - 2} more of these …", events[-1].brief()]
+    return tuple(lines)
+
+
+_BLOCK_LINES = frozenset(
+    {
+        EventType.BLOCK_MATERIALIZED,
+        EventType.VICTIM_SELECTED,
+        EventType.CLAIM_BLOCK_LOST,
+        EventType.CLAIM_BLOCK_LOST_AFTER_RELEASE,
+    }
+)
+
+
 def trace_of(records: Iterable[Mapping[str, object]]) -> Trace:
     """The trace that a running subject wrote. Never raises on bad content: the checks are there to say so."""
     return Trace(_event(index, record) for index, record in enumerate(records))
 
 
 def _event(index: int, record: Mapping[str, object]) -> TraceEvent:
-    name = record.get("event")
-    text = name if isinstance(name, str) else ""
-    return TraceEvent(index, event_type_of(text), text, dict(record))
+    name, claim_id, request_id = (_text(record.get(field)) for field in ("event", "claim_id", "request_id"))
+    return TraceEvent(index, event_type_of(name or ""), name or "", claim_id, request_id, dict(record))
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def read_trace(path: Path) -> Trace:

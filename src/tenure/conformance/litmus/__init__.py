@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from tenure.conformance.check import Check
-from tenure.conformance.litmus import acceptance, classic, conflict, isolation, lifecycle, soft, tiers
+from tenure.conformance.litmus import (
+    acceptance,
+    classic,
+    conflict,
+    giving_way,
+    isolation,
+    lifecycle,
+    predicates,
+    soft,
+    tiers,
+)
 
 #: Every driven check. Their order is the order of running and of reports; what rests on another comes after it.
 LITMUS: tuple[Check, ...] = (
     *acceptance.CHECKS,
     *classic.CHECKS,
+    *predicates.CHECKS,
     *soft.CHECKS,
     *lifecycle.CHECKS,
     *conflict.CHECKS,
+    *giving_way.CHECKS,
     *isolation.CHECKS,
     *tiers.CHECKS,
 )

@@ -189,63 +189,6 @@ def expiry_before_loss(bench: Bench) -> Judge:
     return _release_before_loss(bench, _E.CLAIM_EXPIRED, active, lost_blocks(bench, resident))
 
 
-def survivors_can_miss_the_prefix(bench: Bench) -> Judge:
-    """L6: with block 0 lost, as many blocks as are required survive, and the predicate is false all the same."""
-    bench.begin()
-    size = bench.blocks(60)
-    content = bench.content(60)
-    parked = bench.park(content, claim_id=CLAIM, required=size - 1)
-    bench.lose_block(0, claim_id=CLAIM)
-    found = bench.reused(content)
-
-    def judge(trace: Trace) -> Finding:
-        if not parked or trace.first(_E.CLAIM_MATERIALIZED, claim_id=CLAIM) is None:
-            return inconclusive("The claim was not materialized, so there was nothing to lose.")
-        if found:
-            return inconclusive(f"Block 0 was to be lost, and a request still finds {found} leading blocks.")
-        if not harms_of(trace, CLAIM):
-            return failed(
-                "TNR-MAT-002",
-                what=f"{size - 1} of {size} blocks survive and {size - 1} are required, but block 0 is lost, and no "
-                "harm is told.",
-                why="The predicate holds only while every required position survives, however many survive.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM)),
-            )
-        return passed(f"Harm was told with {size - 1} of {size} blocks surviving, because block 0 is not among them.")
-
-    return judge
-
-
-def tail_loss_is_no_harm(bench: Bench) -> Judge:
-    """The counterpart of L6: a lost block beyond the predicate is told, and is no harm."""
-    bench.begin()
-    size = bench.blocks(60)
-    parked = bench.park(bench.content(60), claim_id=CLAIM, required=size - 1)
-    bench.lose_block(size - 1, claim_id=CLAIM)
-
-    def judge(trace: Trace) -> Finding:
-        if not parked or trace.first(_E.CLAIM_MATERIALIZED, claim_id=CLAIM) is None:
-            return inconclusive("The claim was not materialized, so there was nothing to lose.")
-        harms = harms_of(trace, CLAIM)
-        if harms:
-            return failed(
-                "TNR-MAT-004",
-                what=f"Only position {size - 1} is lost, {size - 1} leading blocks are required and survive, and event "
-                f"{harms[0].brief()} reports harm.",
-                why="A loss that leaves the predicate true is no harm.",
-                at=(harms[0].index,),
-            )
-        if trace.first(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM) is None:
-            return failed(
-                "TNR-HRM-007",
-                what=f"Position {size - 1} of the claim is lost, and no event of the claim tells it.",
-                why="Every loss of a block that a live claim covers is in the trace.",
-            )
-        return passed("The loss was told as a loss, and not as harm.")
-
-    return judge
-
-
 def trace_reconstructs(bench: Bench) -> Judge:
     """L7: somebody who has only the trace finds out what the caller was told."""
     parked, active, _ = _conflict(bench)
@@ -358,16 +301,6 @@ CHECKS: tuple[Check, ...] = (
         rests_on=("claim-accepted",),
     ),
     Check(
-        check_id="L6",
-        title="As many survivors as required can still miss the prefix",
-        clauses=("TNR-MAT-002",),
-        profile=Profile.LEASE,
-        drive=survivors_can_miss_the_prefix,
-        modes=_HARD,
-        features=frozenset({Feature.LOSE_BLOCK, Feature.REUSED_BLOCKS}),
-        rests_on=("claim-accepted",),
-    ),
-    Check(
         check_id="L7",
         title="The trace alone reconstructs the outcome",
         clauses=("TNR-EVT-008",),
@@ -385,16 +318,6 @@ CHECKS: tuple[Check, ...] = (
         drive=order_is_no_protection,
         modes=_HARD,
         features=_PRESSURE,
-        rests_on=("claim-accepted",),
-    ),
-    Check(
-        check_id="tail-loss-is-no-harm",
-        title="A lost block beyond the predicate is told, and is no harm",
-        clauses=("TNR-MAT-004", "TNR-HRM-007"),
-        profile=Profile.LEASE,
-        drive=tail_loss_is_no_harm,
-        modes=_HARD,
-        features=frozenset({Feature.LOSE_BLOCK}),
         rests_on=("claim-accepted",),
     ),
 )

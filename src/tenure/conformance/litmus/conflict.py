@@ -1,9 +1,9 @@
-"""Checks about what is decided when it does not fit: progress, names, numbers, and how much gives way."""
+"""Checks about what is decided when it does not fit: progress, names, numbers, and that nothing is taken."""
 
 from __future__ import annotations
 
 from tenure.claims.event_types import EventType
-from tenure.conformance.bench import OWNER, REJECTED, Bench
+from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
 from tenure.conformance.ledger import WAITING
@@ -19,8 +19,7 @@ from tenure.conformance.litmus.reading import (
     served,
 )
 from tenure.conformance.profiles import Profile
-from tenure.conformance.reconstruct import reconstruct
-from tenure.conformance.subject import Feature, RequestOutcome
+from tenure.conformance.subject import Feature
 from tenure.conformance.trace import Trace, TraceEvent
 
 _E = EventType
@@ -35,7 +34,7 @@ def progress_under_full_protection(bench: Bench) -> Judge:
     parked = bench.park(labels[:half], claim_id=CLAIM) and bench.park(labels[half:], claim_id=_B)
     first = bench.serve(bench.content(2)[:1], request_id="one-block")
     if parked:
-        bench.subject.release_claim(_B, owner_scope=OWNER)
+        bench.release(_B)
     bench.pass_time(seconds=0.0)
     second = bench.serve(bench.content(2)[:1], request_id="one-block-again")
 
@@ -171,75 +170,6 @@ def shortfall_counts_other_work(bench: Bench) -> Judge:
     return judge
 
 
-def demotes_the_fewest(bench: Bench) -> Judge:
-    """Three demotable claims of 20, 10 blocks missing: one gives way."""
-    bench.begin(conflict_actions=("demote_resident_claim", "refuse_active"))
-    parked = [bench.park(bench.content(20), claim_id=name, mode="demotable") for name in (CLAIM, _B, _C)]
-    answer = bench.serve(bench.content(30), request_id=ACTIVE)
-
-    def judge(trace: Trace) -> Finding:
-        demoted = trace.of(_E.CLAIM_DEMOTED)
-        if not all(parked) or not served(answer) or not demoted:
-            return inconclusive(f"The request was {answer.outcome} with {len(demoted)} demotions.")
-        if len(demoted) > 1:
-            return failed(
-                "TNR-ARB-007",
-                what=f"{bench.blocks(10)} blocks were missing and each claim holds {bench.blocks(20)}; {len(demoted)} "
-                "claims were demoted.",
-                why="Demotion under pressure ends no more claims than are needed to make room.",
-                at=tuple(event.index for event in demoted),
-            )
-        return passed("One claim was demoted.")
-
-    return judge
-
-
-def no_demotion_in_vain(bench: Bench) -> Judge:
-    """A demotable claim is left alone when its end would not make room."""
-    bench.begin(conflict_actions=("demote_resident_claim", "refuse_active"))
-    parked = bench.park(bench.content(20), claim_id=CLAIM, mode="demotable")
-    parked = bench.park(bench.content(50), claim_id=_B) and parked
-    answer = bench.serve(bench.content(60), request_id=ACTIVE)
-
-    def judge(trace: Trace) -> Finding:
-        if not parked:
-            return inconclusive(NOT_PARKED)
-        demoted = trace.of(_E.CLAIM_DEMOTED, _E.CLAIM_EXPIRED)
-        if demoted and not served(answer):
-            return failed(
-                "TNR-ARB-007",
-                what=f"{demoted[0].brief()}, and the request for which it gave way was {answer.outcome}.",
-                why="No claim is demoted when that would not make room.",
-                at=(demoted[0].index, *(event.index for event in trace.of(*WAITING, request_id=ACTIVE))),
-            )
-        if served(answer):
-            return inconclusive("The request was served, so it was not beyond what demotion frees.")
-        return passed(f"The request was {answer.outcome}, and the demotable claim was left alone.")
-
-    return judge
-
-
-def refusal_is_the_last_resort(bench: Bench) -> Judge:
-    """With demotion allowed first and enough to make room, the request is served."""
-    bench.begin(conflict_actions=("demote_resident_claim", "refuse_active"))
-    parked = bench.park(bench.content(60), claim_id=CLAIM, mode="demotable")
-    answer = bench.serve(bench.content(70), request_id=ACTIVE)
-
-    def judge(trace: Trace) -> Finding:
-        if not parked:
-            return inconclusive(NOT_PARKED)
-        if not served(answer):
-            return failed(
-                "TNR-PRG-003",
-                what=f"Demoting {CLAIM} was allowed and would have made room; the request was {answer.outcome}.",
-                why="A request is refused only if no action that the policy allows would serve it.",
-                at=tuple(event.index for event in trace.of(*WAITING, request_id=ACTIVE)),
-            )
-        return passed("The claim was demoted and the request served.")
-
-    return judge
-
-
 def chunks_bound_nothing(bench: Bench) -> Judge:
     """60 protected, 70 active in chunks of 20, 20, 20, 10 under full attention: it does not fit at any pace."""
     bench.begin(conflict_actions=("refuse_active",))
@@ -265,92 +195,6 @@ def chunks_bound_nothing(bench: Bench) -> Judge:
                 at=tuple(event.index for event in admitted),
             )
         return passed(f"It was {answer.outcome} before its first chunk.")
-
-    return judge
-
-
-def _deferred(bench: Bench, *, defer_limit_s: float) -> tuple[bool, RequestOutcome]:
-    bench.begin(conflict_actions=("defer_active",), defer_limit_s=defer_limit_s)
-    parked = bench.park(bench.content(60), claim_id=CLAIM)
-    return parked, bench.start(bench.content(70), request_id=ACTIVE).outcome
-
-
-def deferral_ends(bench: Bench) -> Judge:
-    """A deferred request that never fits is refused when its bound has passed."""
-    parked, first = _deferred(bench, defer_limit_s=30.0)
-    bench.pass_time(seconds=31.0)
-    last = bench.finish(ACTIVE).outcome
-
-    def judge(trace: Trace) -> Finding:
-        if not parked or first is not DEFERRED or trace.first(_E.REQUEST_DEFERRED, request_id=ACTIVE) is None:
-            return inconclusive(f"The request was {first}, not deferred.")
-        if trace.first(_E.REQUEST_REFUSED, _E.REQUEST_ROUTED, request_id=ACTIVE) is None or last is DEFERRED:
-            return failed(
-                "TNR-ARB-010",
-                what=f"The bound was 30 s; 31 s after its deferral the request is {last} and no refusal was told.",
-                why="A deferred request is admitted, refused or routed after a stated bound at the latest.",
-                at=tuple(event.index for event in trace.of(_E.REQUEST_DEFERRED, request_id=ACTIVE)),
-            )
-        return passed("It was refused when its bound had passed.")
-
-    return judge
-
-
-def deferred_then_served(bench: Bench) -> Judge:
-    """A deferred request is served once the claim in its way was released, and the trace tells both."""
-    parked, first = _deferred(bench, defer_limit_s=3600.0)
-    if parked:
-        bench.subject.release_claim(CLAIM, owner_scope=OWNER)
-    bench.pass_time(seconds=1.0)
-    last = bench.finish(ACTIVE).outcome
-
-    def judge(trace: Trace) -> Finding:
-        if not parked or first is not DEFERRED:
-            return inconclusive(f"The request was {first}, not deferred.")
-        if last is not SERVED:
-            return failed(
-                "TNR-PRG-002",
-                what=f"The claim in its way was released, and the deferred request is {last}.",
-                why="A request that fits is served once the claims in its way have ended.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_RELEASED, _E.REQUEST_DEFERRED)),
-            )
-        told = reconstruct(trace).requests.get(ACTIVE)
-        if told is None or told.outcome != "served" or not told.deferrals:
-            return failed(
-                "TNR-EVT-008",
-                what=f"A request was deferred and then served; from the trace alone it is "
-                f"{None if told is None else told.outcome} after {0 if told is None else told.deferrals} deferrals.",
-                why="The trace alone is enough to reconstruct the outcome of every request.",
-                at=tuple(event.index for event in trace.of(request_id=ACTIVE)[:2]),
-            )
-        return passed("It was served after a deferral, and the trace tells both.")
-
-    return judge
-
-
-def bounded_is_bounded(bench: Bench) -> Judge:
-    """60 protected and 70 active: the request is served in the 20 that are left, and the claim stays."""
-    bench.begin(conflict_actions=("bound_active_live",))
-    resident = bench.content(60)
-    parked = bench.park(resident, claim_id=CLAIM)
-    answer = bench.serve(bench.content(70), request_id=ACTIVE)
-    lost = lost_blocks(bench, resident)
-    room = bench.usable_blocks - bench.blocks(60)
-
-    def judge(trace: Trace) -> Finding:
-        event = trace.first(_E.ACTIVE_LIVE_BOUNDED, request_id=ACTIVE)
-        if not parked or event is None or not served(answer):
-            return inconclusive(f"The request was {answer.outcome} and {'not ' if event is None else ''}bounded.")
-        bound = event.count("active_live_blocks_bounded")
-        if lost or bound is None or bound > room:
-            return failed(
-                "TNR-ARB-011",
-                what=f"{room} blocks are left beside the claim; the request was bounded to {bound}, and {lost} claimed "
-                "blocks are gone.",
-                why="A bounded request never holds more live blocks than its bound, and the bound is what fits.",
-                at=(event.index,),
-            )
-        return passed(f"It was served in {bound} blocks, and the claim is whole.")
 
     return judge
 
@@ -431,31 +275,6 @@ CHECKS: tuple[Check, ...] = (
         features=_HOLD,
     ),
     _hard(
-        "demotes-the-fewest",
-        "No more claims are demoted than are needed",
-        ("TNR-ARB-007",),
-        demotes_the_fewest,
-        modes=_DEMOTABLE,
-        actions=_DEMOTE,
-        rests_on=_ON_L4,
-    ),
-    _hard(
-        "no-demotion-in-vain",
-        "No claim is demoted when that makes no room",
-        ("TNR-ARB-007",),
-        no_demotion_in_vain,
-        modes=_DEMOTABLE | _HARD,
-        actions=_DEMOTE | _REFUSE,
-    ),
-    _hard(
-        "refusal-is-the-last-resort",
-        "A request is refused only when nothing allowed would serve it",
-        ("TNR-PRG-003",),
-        refusal_is_the_last_resort,
-        modes=_DEMOTABLE,
-        actions=_DEMOTE | _REFUSE,
-    ),
-    _hard(
         "chunks-bound-nothing",
         "Chunks do not bound live blocks under full attention",
         ("TNR-CAP-001",),
@@ -469,29 +288,5 @@ CHECKS: tuple[Check, ...] = (
         claims_stay_accepted,
         features=frozenset({Feature.REUSED_BLOCKS}),
         rests_on=_ON_L3,
-    ),
-    _hard(
-        "deferral-ends",
-        "A deferral ends after its bound",
-        ("TNR-ARB-010",),
-        deferral_ends,
-        actions=_DEFER,
-        features=frozenset({Feature.CLOCK}),
-    ),
-    _hard(
-        "deferred-then-served",
-        "A deferred request is served once the claim in its way has ended",
-        ("TNR-PRG-002", "TNR-EVT-008"),
-        deferred_then_served,
-        actions=_DEFER,
-        features=_RELEASE | {Feature.CLOCK},
-    ),
-    _hard(
-        "bounded-is-bounded",
-        "A bounded request is served in what is left, and the claim stays",
-        ("TNR-ARB-011",),
-        bounded_is_bounded,
-        profile=Profile.BOUNDED,
-        actions=frozenset({"bound_active_live"}),
     ),
 )

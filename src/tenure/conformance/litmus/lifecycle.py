@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tenure.claims.event_types import EventType
-from tenure.conformance.bench import OWNER, REJECTED, Bench
+from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
 from tenure.conformance.ledger import ACCEPTANCES, ENDINGS
@@ -46,7 +46,7 @@ def shared_outlives_a_release(bench: Bench) -> Judge:
     parked = bench.park(content, claim_id=CLAIM)
     second = bench.claim(content, claim_id=_OTHER)
     if parked:
-        bench.subject.release_claim(CLAIM, owner_scope=OWNER)
+        bench.release(CLAIM)
     active = bench.serve(bench.content(70), request_id=ACTIVE)
     lost = lost_blocks(bench, content)
 
@@ -81,7 +81,7 @@ def owner_release_ends(bench: Bench) -> Judge:
     content = bench.content(60)
     parked = bench.park(content, claim_id=CLAIM)
     if parked:
-        bench.subject.release_claim(CLAIM, owner_scope=OWNER)
+        bench.release(CLAIM)
     active = bench.serve(bench.content(70), request_id=ACTIVE)
 
     def judge(trace: Trace) -> Finding:
@@ -111,7 +111,7 @@ def ended_id_not_reused(bench: Bench) -> Judge:
     bench.begin()
     parked = bench.park(bench.content(20), claim_id=CLAIM)
     if parked:
-        bench.subject.release_claim(CLAIM, owner_scope=OWNER)
+        bench.release(CLAIM)
     again = bench.claim(bench.content(20), claim_id=CLAIM, revision=2)
 
     def judge(trace: Trace) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tenure.claims.event_types import EventType
-from tenure.conformance.bench import OWNER, REJECTED, Bench
+from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
 from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, SERVED, harms_of, lost_blocks, served
@@ -192,7 +192,7 @@ def unclaimed_failure_is_nobodys(bench: Bench) -> Judge:
     """Rows in the slower tier that no claim covers any more cause no claim event when they cannot be loaded."""
     content, _, active = _offload(bench)
     bench.fail_restore(claim_id=CLAIM)
-    bench.subject.release_claim(CLAIM, owner_scope=OWNER)
+    bench.release(CLAIM)
     since = len(bench.trace())
     reuse = bench.serve(content, request_id=_REUSE)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
 from tenure.conformance.finding import Finding, Status, inconclusive, passed
 from tenure.conformance.ledger import Ledger
@@ -22,23 +23,33 @@ def moments(trace: Trace) -> Iterator[tuple[TraceEvent, Ledger]]:
         ledger.apply(event)
 
 
+_KEPT = passed("")
+
+
 def kept() -> Finding:
     """One occasion, and nothing to object."""
-    return passed("")
+    return _KEPT
 
 
 def trace_rule(
-    rule: Rule, *, check_id: str, title: str, clauses: tuple[str, ...], occasion: str, profile: Profile
+    rule: Rule,
+    *,
+    check_id: str,
+    title: str,
+    clauses: tuple[str, ...],
+    occasion: str,
+    profile: Profile,
+    about: frozenset[EventType] = frozenset(),
 ) -> TraceRule:
     """The rule as something to be graded. Its verdict is its first failure.
 
     Without any occasion (`occasion` says in words what that would be) it is inconclusive, so that a trace in which
-    nothing happened keeps no clause.
+    nothing happened keeps no clause. A trace with no event of the kinds in `about` is not even replayed.
     """
 
     def judge(trace: Trace) -> Finding:
         occasions = 0
-        for finding in rule(trace):
+        for finding in rule(trace) if not about or about & trace.kinds else ():
             if finding.status is Status.FAIL:
                 return finding
             occasions += 1

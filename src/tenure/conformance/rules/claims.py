@@ -16,13 +16,15 @@ from tenure.conformance.trace import Trace, TraceEvent
 _E = EventType
 #: Where a claim stands, in the examiner's own coarse words, and what may be said of it there. Written from the spec,
 #: independently of the table that runtimes share.
-_UNKNOWN, _ASKED, _LIVE, _AWAY, _COMING, _OVER, _SILENT = "unknown", "asked", "live", "away", "coming", "over", "silent"
+_UNKNOWN, _ASKED, _REJECTED, _LIVE = "unknown", "asked", "rejected", "live"
+_AWAY, _COMING, _OVER, _SILENT = "away", "coming", "over", "silent"
 _MAY_FOLLOW: Mapping[tuple[str, EventType], str] = MappingProxyType(
     {
         (_UNKNOWN, _E.CLAIM_SUBMITTED): _ASKED,
         (_ASKED, _E.CLAIM_ACCEPTED): _LIVE,
         (_ASKED, _E.CLAIM_CONDITIONALLY_ACCEPTED): _LIVE,
-        (_ASKED, _E.CLAIM_REJECTED): _SILENT,
+        (_ASKED, _E.CLAIM_REJECTED): _REJECTED,
+        (_REJECTED, _E.CLAIM_SUBMITTED): _ASKED,  # nothing was promised, so it may be asked for again
         (_ASKED, _E.CLAIM_RELEASED): _OVER,
         (_LIVE, _E.CLAIM_MATERIALIZED): _LIVE,
         (_LIVE, _E.CLAIM_BLOCK_LOST): _LIVE,
@@ -92,7 +94,7 @@ def _materialized_true(trace: Trace) -> Iterator[Finding]:
             continue
         completing = _next_block_of(trace, event)
         known = claim.ever_blocks or completing is not None
-        if known and claim.required is not None:
+        if known and not ledger.uncertain and not claim.untold and claim.required is not None:
             missing = set(claim.required) - claim.blocks.keys() - ({completing} if completing is not None else set())
             if missing or event.flag("predicate_satisfied") is False:
                 yield failed(
@@ -265,7 +267,24 @@ _SPECS = (
         "restart",
     ),
 )
+_ABOUT: Mapping[str, frozenset[EventType]] = MappingProxyType(
+    {
+        "ended claim": frozenset(ENDINGS),
+        "acceptance after a submission": frozenset(ACCEPTANCES),
+        "renewal": frozenset({_E.CLAIM_RENEWED}),
+        "reset": frozenset({_E.RUNTIME_RESET, _E.RUNTIME_SHUTDOWN}),
+        "restart": frozenset({_E.RUNTIME_RESTARTED}),
+    }
+)
 RULES: tuple[TraceRule, ...] = tuple(
-    trace_rule(rule, check_id=check_id, title=title, clauses=(clause,), occasion=occasion, profile=Profile.LEASE)
+    trace_rule(
+        rule,
+        check_id=check_id,
+        title=title,
+        clauses=(clause,),
+        occasion=occasion,
+        about=_ABOUT.get(occasion, frozenset()),
+        profile=Profile.LEASE,
+    )
     for rule, check_id, title, clause, occasion in _SPECS
 )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import MappingProxyType
 
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
 from tenure.conformance.finding import Finding, failed
-from tenure.conformance.ledger import LOSSES, PROTECTING_MODES, RELEASES, ClaimView, evicted_block
+from tenure.conformance.ledger import LOSSES, PROTECTING_MODES, RELEASES, WAITING, ClaimView, evicted_block
 from tenure.conformance.profiles import Profile
 from tenure.conformance.rules.base import Rule, kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
@@ -142,13 +143,14 @@ def _judged_harms(trace: Trace) -> Iterator[tuple[TraceEvent, ClaimView, frozens
         claim = ledger.view(event)
         if event.kind is not _E.CLAIM_HARMED or claim is None or not claim.responsible or not claim.ever_blocks:
             continue
+        if ledger.uncertain or claim.untold:
+            continue
         physical, position = event.count("physical_block_id"), event.count("logical_block_position")
-        lost = claim.positions_in(physical) if physical is not None else frozenset()
-        yield (
-            event,
-            claim,
-            lost | (frozenset({position}) & claim.blocks.keys() if position is not None else frozenset()),
-        )
+        if physical is not None:
+            lost = claim.positions_in(physical)
+        else:
+            lost = frozenset() if position is None else frozenset({position}) & claim.blocks.keys()
+        yield event, claim, lost
 
 
 def _harm_held_before(trace: Trace) -> Iterator[Finding]:
@@ -216,7 +218,7 @@ def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
     harmed_just_now: set[int] = set()
     for event, ledger in moments(trace):
         claim, physical = ledger.view(event), evicted_block(event)
-        if event.kind in LOSSES and claim is not None and claim.mode in PROTECTING_MODES and claim.responsible:
+        if event.kind in LOSSES and claim is not None and claim.mode in PROTECTING_MODES and _on_device(claim):
             block = event.count("physical_block_id")
             harmed_just_now |= {block} if block is not None else set()
         if physical is None:
@@ -235,6 +237,10 @@ def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
             yield kept()
 
 
+def _on_device(claim: ClaimView) -> bool:
+    return claim.responsible and claim.offloaded is None
+
+
 def _predicate(claim: ClaimView) -> str:
     if claim.required is None:
         return "its predicate"
@@ -248,6 +254,16 @@ def _at(claim: ClaimView, event: TraceEvent) -> tuple[int, ...]:
 
 
 _HARM = "harm event"
+_ABOUT = MappingProxyType(
+    {
+        _HARM: frozenset({_E.CLAIM_HARMED}),
+        "loss of a cached block": frozenset({_E.VICTIM_SELECTED, *LOSSES}),
+        "release": frozenset(RELEASES),
+        "loss after a release": frozenset({_E.VICTIM_SELECTED, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE}),
+        "victim or refusal": frozenset({_E.VICTIM_SELECTED, *WAITING}),
+        "victim": frozenset({_E.VICTIM_SELECTED}),
+    }
+)
 _LOSS = "loss of a cached block"
 _SPECS: tuple[tuple[Rule, str, str, str, str, Profile], ...] = (
     (
@@ -341,6 +357,14 @@ _SPECS: tuple[tuple[Rule, str, str, str, str, Profile], ...] = (
     ),
 )
 RULES: tuple[TraceRule, ...] = tuple(
-    trace_rule(rule, check_id=check_id, title=title, clauses=(clause,), occasion=occasion, profile=profile)
+    trace_rule(
+        rule,
+        check_id=check_id,
+        title=title,
+        clauses=(clause,),
+        occasion=occasion,
+        about=_ABOUT[occasion],
+        profile=profile,
+    )
     for rule, check_id, title, clause, occasion, profile in _SPECS
 )

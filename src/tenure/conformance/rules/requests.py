@@ -76,7 +76,7 @@ def _blockers_block(trace: Trace) -> Iterator[Finding]:
             claim = ledger.claims.get(claim_id)
             if claim is None or not claim.responsible or claim.mode not in PROTECTING_MODES or claim.offloaded:
                 yield _misnamed(event, f"claim {claim_id}, which protects nothing on the device at that moment")
-            elif _freed(ledger, frozenset(named) - {claim_id}) >= shortfall_blocks and claim.ever_blocks:
+            elif not ledger.running and _freed(ledger, frozenset(named) - {claim_id}) >= shortfall_blocks:
                 yield _misnamed(
                     event, f"claim {claim_id}, without which the others named already make up the shortfall"
                 )
@@ -172,6 +172,7 @@ def _bounded_stays_bounded(trace: Trace) -> Iterator[Finding]:
 
 
 _CONFLICT = "refusal or deferral"
+_ABOUT = MappingProxyType({_CONFLICT: frozenset(WAITING)})
 _SPECS: tuple[tuple[Rule, str, str, str, str, Profile], ...] = (
     (
         _nothing_after_the_end,
@@ -223,6 +224,14 @@ _SPECS: tuple[tuple[Rule, str, str, str, str, Profile], ...] = (
     ),
 )
 RULES: tuple[TraceRule, ...] = tuple(
-    trace_rule(rule, check_id=check_id, title=title, clauses=(clause,), occasion=occasion, profile=profile)
+    trace_rule(
+        rule,
+        check_id=check_id,
+        title=title,
+        clauses=(clause,),
+        occasion=occasion,
+        about=_ABOUT.get(occasion, frozenset()),
+        profile=profile,
+    )
     for rule, check_id, title, clause, occasion, profile in _SPECS
 )

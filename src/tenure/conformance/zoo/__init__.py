@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import SubjectFactory
+from tenure.conformance.suite import profiles_asking
 from tenure.conformance.zoo import broken_claims as claims
 from tenure.conformance.zoo import broken_conflicts as conflicts
 from tenure.conformance.zoo import broken_losses as losses
@@ -26,22 +28,25 @@ class ZooMember:
     Attributes:
         name: after `zoo:` on the command line.
         clause_id: what it breaks, and must be failed with; None for the unbroken toy.
+        profiles: what it has to be graded as to be caught.
         does: in one sentence, what it does wrong.
         factory: makes one.
     """
 
     name: str
     clause_id: str | None
+    profiles: tuple[Profile, ...]
     does: str
     factory: SubjectFactory
 
 
-def _member(name: str, clause_id: str | None, kind: type[ToyRuntime]) -> tuple[str, ZooMember]:
-    return name, ZooMember(name, clause_id, (kind.__doc__ or "").strip().splitlines()[0], kind)
+def _member(name: str, clause_id: str, kind: type[ToyRuntime], *also: Profile) -> tuple[str, ZooMember]:
+    profiles = tuple(dict.fromkeys((*profiles_asking(clause_id), *also)))
+    return name, ZooMember(name, clause_id, profiles, (kind.__doc__ or "").strip().splitlines()[0], kind)
 
 
 #: The unbroken runtime that the others are broken copies of.
-UNBROKEN = ZooMember("unbroken", None, "Keeps every clause that the suite checks.", ToyRuntime)
+UNBROKEN = ZooMember("unbroken", None, tuple(Profile), "Keeps every clause that the suite checks.", ToyRuntime)
 
 #: name -> member, grouped as their modules are.
 ZOO: Mapping[str, ZooMember] = MappingProxyType(
@@ -64,8 +69,15 @@ ZOO: Mapping[str, ZooMember] = MappingProxyType(
             _member("idle-acceptor", "TNR-ACC-004", claims.IdleAcceptor),
             _member("sum-counter", "TNR-CAP-002", claims.SumCounter),
             _member("quiet-clipper", "TNR-ACC-007", claims.QuietClipper),
-            _member("takes-anything", "TNR-ACC-006", claims.TakesAnything),
+            _member("takes-any-mode", "TNR-ACC-006", claims.TakesAnyMode),
+            _member("takes-any-predicate", "TNR-ACC-001", claims.TakesAnyPredicate),
+            _member("takes-any-footprint", "TNR-ACC-002", claims.TakesAnyFootprint),
+            _member("takes-any-duration", "TNR-ACC-003", claims.TakesAnyDuration),
+            _member("quiet-release", "TNR-LIFE-004", claims.QuietRelease),
+            _member("released-in-name", "TNR-PRG-002", claims.ReleasedInName),
+            _member("serves-nobody", "TNR-ARB-002", conflicts.ServesNobody),
             _member("never-materialized", "TNR-MAT-003", claims.NeverMaterialized),
+            _member("early-materialized", "TNR-MAT-002", claims.EarlyMaterialized),
             _member("materialized-first", "TNR-EVT-003", claims.MaterializedFirst),
             _member("late-renewer", "TNR-LIFE-005", claims.LateRenewer),
             _member("id-reuser", "TNR-LIFE-002", claims.IdReuser),
@@ -84,10 +96,10 @@ ZOO: Mapping[str, ZooMember] = MappingProxyType(
             _member("early-harm", "TNR-HRM-005", losses.EarlyHarm),
             _member("quiet-tail", "TNR-HRM-007", losses.QuietTail),
             _member("misnamed-loss", "TNR-HRM-008", losses.MisnamedLoss),
-            _member("flag-after-cleanup", "TNR-EVT-009", losses.FlagAfterCleanup),
-            _member("vague-events", "TNR-EVT-001", losses.VagueEvents),
+            _member("flag-after-cleanup", "TNR-EVT-009", losses.FlagAfterCleanup, Profile.LEASE),
+            _member("vague-events", "TNR-EVT-001", losses.VagueEvents, Profile.LEASE),
             _member("post-hoc-namer", "TNR-EVT-007", losses.PostHocNamer),
-            _member("refused-then-served", "TNR-EVT-005", losses.RefusedThenServed),
+            _member("refused-then-served", "TNR-EVT-005", losses.RefusedThenServed, Profile.HARD),
             _member("untold-requests", "TNR-EVT-008", losses.UntoldRequests),
             _member("deaf-to-faults", "TNR-MAT-002", losses.DeafToFaults),
             _member("blames-everybody", "TNR-ARB-004", conflicts.BlamesEverybody),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tenure.conformance.subject import ClaimAnswer, ClaimAsk, IdentityAsk
 from tenure.conformance.zoo.toy import ToyRuntime
@@ -47,14 +48,49 @@ class QuietClipper(ToyRuntime):
         super()._emit(told, fields, **more)  # type: ignore[arg-type]  # passed on as it came
 
 
-class TakesAnything(ToyRuntime):
-    """Takes a malformed claim for one that it understands."""
+class TakesAnyMode(ToyRuntime):
+    """Takes an unknown protection mode for one that it understands."""
 
-    def _validate(self, ask: ClaimAsk) -> None:
-        return
+    overlooked_fields = frozenset({"protection_mode"})
 
-    def _footprint_that_fits(self, ask: ClaimAsk) -> int:
-        return max(0, super()._footprint_that_fits(ask))
+
+class TakesAnyPredicate(ToyRuntime):
+    """Takes an unknown predicate for one that it understands."""
+
+    overlooked_fields = frozenset({"predicate_type"})
+
+
+class TakesAnyFootprint(ToyRuntime):
+    """Accepts a claim whose footprint cannot hold its predicate."""
+
+    overlooked_fields = frozenset({"footprint_blocks"})
+
+    def submit_claim(self, ask: ClaimAsk) -> ClaimAnswer:
+        """Require what there is, rather than what was asked for."""
+        return super().submit_claim(replace(ask, required_blocks=min(ask.required_blocks, ask.footprint_blocks)))
+
+
+class TakesAnyDuration(ToyRuntime):
+    """Accepts durations that are negative or no number."""
+
+    overlooked_fields = frozenset({"duration_s"})
+
+
+class QuietRelease(ToyRuntime):
+    """Lets an owner release a claim and does not tell it."""
+
+    def _end(self, claim: ToyClaim, state: str, event: str, *, request_id: str | None = None, **more: object) -> None:
+        if event == "resident_claim_released":
+            claim.state = state
+        else:
+            super()._end(claim, state, event, request_id=request_id, **more)
+
+
+class ReleasedInName(ToyRuntime):
+    """Tells a release and goes on protecting the rows."""
+
+    def _protects(self, claim: ToyClaim) -> bool:
+        return super()._protects(claim) or claim.state == "released"
 
 
 class BlockCounter(ToyRuntime):
@@ -72,6 +108,15 @@ class NeverMaterialized(ToyRuntime):
             super()._emit(event, fields, **more)  # type: ignore[arg-type]
 
 
+class EarlyMaterialized(ToyRuntime):
+    """Calls a claim materialized with its first cached block."""
+
+    def _tell_materialized(self, claim: ToyClaim) -> None:
+        if claim.state in {"accepted", "conditionally_accepted"} and self._positions(claim):
+            claim.state = "materialized"
+            self._emit("resident_claim_materialized", claim=claim, predicate_satisfied=True)
+
+
 class MaterializedFirst(ToyRuntime):
     """Says that a claim is materialized before it has accepted it."""
 
@@ -86,7 +131,8 @@ class RevisionReplayer(ToyRuntime):
     def _renew(self, held: ToyClaim, ask: ClaimAsk) -> ClaimAnswer:
         if not held.responsible:
             return super()._renew(held, ask)
-        held.ask, held.accepted_at_s = ask, self._now_s
+        held.ask = replace(held.ask, revision=ask.revision, duration_s=ask.duration_s)
+        held.accepted_at_s = self._now_s
         self._emit("resident_claim_renewed", claim=held)
         return ClaimAnswer(decision="accepted", reason="renewed", accepted_blocks=len(held.keys))
 
@@ -97,12 +143,8 @@ class LateRenewer(ToyRuntime):
     def advance_clock(self, *, seconds: float) -> None:
         """Expire only what was over before this moment."""
         for claim in self._claims.values():
-            duration_s = claim.ask.duration_s
-            if (
-                claim.responsible
-                and duration_s is not None
-                and self._now_s + seconds - claim.accepted_at_s == duration_s
-            ):
+            ends_at_s = claim.accepted_at_s + (claim.ask.duration_s or 0.0)
+            if claim.responsible and claim.ask.duration_s is not None and self._now_s + seconds == ends_at_s:
                 claim.accepted_at_s += 1e-9
         super().advance_clock(seconds=seconds)
 

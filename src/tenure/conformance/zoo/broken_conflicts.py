@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tenure.conformance.subject import RequestAnswer, RequestAsk, RequestOutcome
-from tenure.conformance.zoo.toy import Fit, ToyRequest, ToyRuntime
-from tenure.conformance.zoo.toy_claims import PROTECTING_MODES, ToyClaim
+from tenure.conformance.zoo.toy import ToyRuntime
+from tenure.conformance.zoo.toy_claims import ToyClaim
+from tenure.conformance.zoo.toy_requests import Fit, ToyRequest
 
 _DEMOTED = "resident_claim_demoted"
 
@@ -89,6 +90,13 @@ class RefusesWhatFits(ToyRuntime):
         if any(self._protects(claim) for claim in self._claims.values()) and not fit.reused_blocks:
             return replace(fit, available_blocks=max(0, fit.available_blocks - 1))
         return fit
+
+
+class ServesNobody(ToyRuntime):
+    """Refuses every request, in an empty pool too."""
+
+    def _fit(self, ask: RequestAsk) -> Fit:
+        return replace(super()._fit(ask), available_blocks=0)
 
 
 class OwnClaimBlocks(ToyRuntime):
@@ -205,9 +213,7 @@ class HardVictim(ToyRuntime):
 
     def _evictable(self, protected: set[int], keep: Iterable[int] = ()) -> list[int]:
         found = super()._evictable(protected, keep)
-        last = [
-            c.keys[-1] for c in self._claims.values() if c.ask.protection_mode in PROTECTING_MODES and c.responsible
-        ]
+        last = [claim.keys[-1] for claim in self._claims.values() if self._protects(claim)]
         return found + [key for key in last if key in self._cached and key not in keep and not self._users[key]]
 
     def _tell_loss(self, claim: ToyClaim, key: int, *, request_id: str | None, harm_cause: str) -> None:

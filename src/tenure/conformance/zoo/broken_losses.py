@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
-from tenure.conformance.subject import ClaimAnswer, ClaimAsk, FaultAsk, RequestAnswer, RequestAsk, RequestOutcome
-from tenure.conformance.zoo.toy import Fit, ToyRequest, ToyRuntime
-from tenure.conformance.zoo.toy_claims import ADVISORY_MODES, RELEASED_STATES, ToyClaim
+from tenure.conformance.subject import ClaimAsk, FaultAsk, RequestAnswer, RequestAsk, RequestOutcome
+from tenure.conformance.zoo.toy import ToyRuntime
+from tenure.conformance.zoo.toy_claims import RELEASED_STATES, ToyClaim
+from tenure.conformance.zoo.toy_requests import Fit, ToyRequest
 
 
 class _NoProtection(ToyRuntime):
@@ -60,7 +62,7 @@ class HarmWithoutAcceptance(ToyRuntime):
     def _evict(self, key: int, *, request_id: str | None, harm_cause: str) -> None:
         if not any(key in claim.keys for claim in self._claims.values()):
             ask = self._ghost()
-            self._end(ToyClaim(ask, (key,), self._now_s), "harmed", "resident_claim_harmed", **_HARM)
+            self._end(ToyClaim(ask, (key,), self._now_s), "harmed", "resident_claim_harmed", **_harm())
         super()._evict(key, request_id=request_id, harm_cause=harm_cause)
 
     @staticmethod
@@ -81,7 +83,7 @@ class HarmAfterRelease(ToyRuntime):
 
     def _tell_loss(self, claim: ToyClaim, key: int, *, request_id: str | None, harm_cause: str) -> None:
         if claim.state in RELEASED_STATES:
-            self._end(claim, "harmed", "resident_claim_harmed", **_HARM)
+            self._end(claim, "harmed", "resident_claim_harmed", **_harm())
         else:
             super()._tell_loss(claim, key, request_id=request_id, harm_cause=harm_cause)
 
@@ -93,7 +95,7 @@ class DoubleHarm(ToyRuntime):
         before = claim.state
         super()._tell_loss(claim, key, request_id=request_id, harm_cause=harm_cause)
         if claim.state == "harmed" and before != "harmed":
-            self._end(claim, "harmed", "resident_claim_harmed", **_HARM)
+            self._end(claim, "harmed", "resident_claim_harmed", **_harm())
 
 
 class HarmCrier(ToyRuntime):
@@ -103,7 +105,7 @@ class HarmCrier(ToyRuntime):
         if claim.responsible:
             position = claim.first_position + claim.keys.index(key)
             where = {"physical_block_id": self._cached[key], "logical_block_position": position}
-            self._end(claim, "harmed", "resident_claim_harmed", **(_HARM | where))
+            self._end(claim, "harmed", "resident_claim_harmed", **_harm(**where))
         else:
             super()._tell_loss(claim, key, request_id=request_id, harm_cause=harm_cause)
 
@@ -111,14 +113,13 @@ class HarmCrier(ToyRuntime):
 class EarlyHarm(ToyRuntime):
     """Reports harm to a claim whose predicate never held."""
 
-    def _accept(self, claim: ToyClaim) -> ClaimAnswer:
-        answer = super()._accept(claim)
-        if claim.ask.protection_mode in ADVISORY_MODES and claim.state == "accepted" and self._cached:
-            key = next(iter(self._cached))
-            where = {"physical_block_id": self._cached[key], "logical_block_position": 0}
-            self._emit_block(key, len(claim.keys), claim=claim, request_id=None)
-            self._end(claim, "harmed", "resident_claim_harmed", **(_HARM | where))
-        return answer
+    def _tell_loss(self, claim: ToyClaim, key: int, *, request_id: str | None, harm_cause: str) -> None:
+        if claim.state == "accepted":
+            position = claim.first_position + claim.keys.index(key)
+            where = _harm(physical_block_id=self._cached[key], logical_block_position=position)
+            self._end(claim, "harmed", "resident_claim_harmed", **where)
+        else:
+            super()._tell_loss(claim, key, request_id=request_id, harm_cause=harm_cause)
 
 
 class WrongHarm(ToyRuntime):
@@ -229,9 +230,6 @@ class DeafToFaults(ToyRuntime):
         claim.ask = before
 
 
-_HARM: dict[str, object] = {
-    "harm_cause": "evicted_under_pressure",
-    "harm_permitted": False,
-    "predicate_before": True,
-    "predicate_after": False,
-}
+def _harm(**where: int) -> dict[str, Any]:
+    told = {"harm_cause": "evicted_under_pressure", "harm_permitted": False, "predicate_before": True}
+    return told | {"predicate_after": False} | where

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tenure.conformance.zoo.toy import Fit, ToyRequest, ToyRuntime
+from tenure.conformance.zoo.toy import ToyRuntime
 from tenure.conformance.zoo.toy_claims import ToyClaim
+from tenure.conformance.zoo.toy_requests import Fit, ToyRequest
 
 _RESTORED = "resident_claim_restored"
 _REUSED = "resident_claim_reuse_after_restore"

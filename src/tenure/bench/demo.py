@@ -1,0 +1,129 @@
+"""What `tenure demo` does: one long text, one fact in it, one question, asked with three caches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from tenure.bench.timeline import Timeline
+from tenure.models import chat_ids
+from tenure.models.texts import text_ids
+from tenure.policy import Policy
+from tenure.runtime.hf import Session
+
+TEXT_TOKENS = 3600
+POOL_ROWS = 512
+FACT = "The pass code for the bakery door is 48213."
+QUESTION = "What is the pass code for the bakery door?"
+ANSWER = "48213"
+FACT_DEPTH = 0.12
+READ_ROWS = 256
+MAX_NEW_TOKENS = 24
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoText:
+    """The conversation as ids: everything up to the question, the question's turn, and where the fact is."""
+
+    context: tuple[int, ...]
+    question: tuple[int, ...]
+    fact_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """One way to answer. `timeline` is None for the full cache, where nothing moves."""
+
+    name: str
+    device_mib: float
+    host_mib: float
+    tokens_per_s: float
+    answer: str
+    is_right: bool
+    timeline: Timeline | None
+
+
+def build_text(tokenizer: Any, *, text_tokens: int = TEXT_TOKENS) -> DemoText:
+    """A user's turn that quotes `text_tokens` of the Python language reference with the fact planted early."""
+    fact = tokenizer.encode(f"\n\n{FACT}\n\n", add_special_tokens=False)
+    filler = text_ids(tokenizer, text_tokens)
+    cut = round(text_tokens * FACT_DEPTH)
+    marker = "<<text>>"
+    before, after = (
+        tokenizer.encode(part, add_special_tokens=False)
+        for part in tokenizer.decode(
+            chat_ids(tokenizer, [{"role": "user", "content": f"Here is a text.\n\n{marker}\n\n{QUESTION}"}])
+        ).split(marker)
+    )
+    return DemoText(
+        context=(*before, *filler[:cut], *fact, *filler[cut:]),
+        question=tuple(after),
+        fact_position=len(before) + cut + len(fact) // 2,
+    )
+
+
+def answer_with_full_cache(model: Any, tokenizer: Any, text: DemoText, progress: Progress) -> DemoResult:
+    """The framework's own cache: everything stays on the device."""
+    cache = DynamicCache(config=model.config)
+    ids = torch.tensor([[*text.context, *text.question]], device=model.device)
+    done = 0
+    with torch.no_grad():
+        for part in torch.split(ids, READ_ROWS, dim=1):
+            logits = model(part, past_key_values=cache, logits_to_keep=1).logits
+            done += part.shape[1]
+            progress(done, ids.shape[1])
+        reply: list[int] = []
+        started = time.perf_counter()
+        while len(reply) < MAX_NEW_TOKENS:
+            token = int(logits[0, -1].argmax())
+            if token == tokenizer.eos_token_id:
+                break
+            reply.append(token)
+            logits = model(torch.tensor([[token]], device=model.device), past_key_values=cache).logits
+        seconds = time.perf_counter() - started
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    answer = tokenizer.decode(reply).strip()
+    return DemoResult("full cache", held / 2**20, 0.0, len(reply) / seconds, answer, ANSWER in answer, None)
+
+
+def answer_with_pool(
+    model: Any, tokenizer: Any, text: DemoText, policy: str, progress: Progress, *, pool_rows: int = POOL_ROWS
+) -> DemoResult:
+    """A fixed pool: read the text through it, ask, answer."""
+    session = Session(model, tokenizer, pool=pool_rows, policy=Policy(policy, scoring_share=None), read_rows=READ_ROWS)
+    timeline = Timeline(block_size=session.cache.block_size)
+    session.cache.pager.listener = timeline
+    total = len(text.context) + len(text.question)
+
+    def note(done: int, _: int) -> None:
+        timeline.mark(session.logical_rows)
+        progress(done, total)
+
+    session.append(text.context, progress=note)
+    session.append(text.question)
+    timeline.mark(session.logical_rows)
+    answer = tokenizer.decode(list(_marked(session, timeline))).strip()
+    progress(total, total)
+    statistics, reply = session.cache.statistics(), session.last_reply
+    return DemoResult(
+        name=f"pool of {pool_rows}, {policy}",
+        device_mib=statistics.device_bytes / 2**20,
+        host_mib=statistics.host.used_bytes / 2**20,
+        tokens_per_s=0.0 if reply is None else reply.tokens_per_s,
+        answer=answer,
+        is_right=ANSWER in answer,
+        timeline=timeline,
+    )
+
+
+def _marked(session: Session, timeline: Timeline) -> Iterator[int]:
+    for token in session.generate(max_new_tokens=MAX_NEW_TOKENS):
+        timeline.mark(session.logical_rows)
+        yield token
