@@ -182,26 +182,30 @@ def _time_claims(report: BenchReport, *, claims: int, repeats: int) -> None:
 
 
 def _time_events(report: BenchReport, *, repeats: int) -> None:
-    """One event written to a file of JSON Lines, amortised over a full batch."""
-    events = max(4096, repeats * 20)
+    """One event written to a file of JSON Lines, amortised over full batches.
+
+    In time of the processor, not of the clock on the wall: thousands of events outlast a time slice, and what
+    neighbours do in between is not a cost of writing.
+    """
+    events = 2048
     times = []
     with tempfile.TemporaryDirectory() as folder:
-        for attempt in range(5):
+        for attempt in range(max(10, repeats // 10)):
             sink = JsonLinesTelemetry(
                 Path(folder) / f"{attempt}.jsonl",
-                run_id="bench", policy="bench", clock_ns=time.time_ns, usable_blocks=BLOCKS, batch_events=4096,
+                run_id="bench", policy="bench", clock_ns=time.time_ns, usable_blocks=BLOCKS,
             )  # fmt: skip
             fields: list[dict[str, FieldValue]] = [
                 {"physical_block_id": index, "is_protected_resident": False, "victim_reason": "free_uncached"}
                 for index in range(events)
             ]
-            started = time.perf_counter_ns()
+            started = time.thread_time_ns()
             for one in fields:
                 sink.emit(EventType.VICTIM_SELECTED, one, request_id="active")
             sink.flush()
-            times.append((time.perf_counter_ns() - started) / 1e3 / events)
+            times.append((time.thread_time_ns() - started) / 1e3 / events)
             sink.close()
-    report.rows.append(_row("write an event, amortised", times))
+    report.rows.append(_row("write an event, amortised, processor time", times))
     report.figures["arbiter.event_us"] = _quiet(times)
 
 
