@@ -1,1 +1,20 @@
 """Which rows should live on the device: scorers, selectors, schedule."""
+
+from tenure.policy.policy import Policy, Reselector, ReselectStatistics, as_policy
+from tenure.policy.scorers import SCORERS, KeyGroup, KeySource, RecentQueries, Scorer, make_scorer
+from tenure.policy.selectors import Room, select_top_blocks
+
+__all__ = [
+    "SCORERS",
+    "KeyGroup",
+    "KeySource",
+    "Policy",
+    "RecentQueries",
+    "ReselectStatistics",
+    "Reselector",
+    "Room",
+    "Scorer",
+    "as_policy",
+    "make_scorer",
+    "select_top_blocks",
+]

@@ -1,1 +1,48 @@
 """Where rows live: arena, host tier, transfers, pager, sizing."""
+
+from tenure.pool.arena import Arena
+from tenure.pool.events import BlockEvicted, BlockRecalled, BlockSealed, Cropped, Listener, PoolEvent
+from tenure.pool.host import HostBlock, HostStatistics, HostTier
+from tenure.pool.layout import ArenaLayout, PlaneGroup, layout_for
+from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, Pager, PagerStatistics, minimum_blocks
+from tenure.pool.pool import Pool, PoolStatistics
+from tenure.pool.sizing import (
+    DEFAULT_BLOCK_SIZE,
+    PoolSizing,
+    available_host_bytes,
+    free_device_bytes,
+    size_pool,
+)
+from tenure.pool.transfer import DirectTransfer, StreamTransfer, Transfer, transfer_for
+
+__all__ = [
+    "DEFAULT_BLOCK_SIZE",
+    "SINK_BLOCKS",
+    "TAIL_BLOCKS",
+    "Arena",
+    "ArenaLayout",
+    "BlockEvicted",
+    "BlockRecalled",
+    "BlockSealed",
+    "Cropped",
+    "DirectTransfer",
+    "HostBlock",
+    "HostStatistics",
+    "HostTier",
+    "Listener",
+    "Pager",
+    "PagerStatistics",
+    "PlaneGroup",
+    "Pool",
+    "PoolEvent",
+    "PoolSizing",
+    "PoolStatistics",
+    "StreamTransfer",
+    "Transfer",
+    "available_host_bytes",
+    "free_device_bytes",
+    "layout_for",
+    "minimum_blocks",
+    "size_pool",
+    "transfer_for",
+]

@@ -1,0 +1,99 @@
+"""`attention_mass`: the attention that the model's own recent queries would put on each block, on the device or not.
+
+For query `q` of head `h` in layer `l` and block `b`::
+
+    mass[l, h, q, b] = sum over rows j of b of  exp(scaling * q.k_j)  /  sum over all rows
+
+    score(b) = combine over l of max over h of  sum over q of  decay^(age of q) * mass[l, h, q, b]
+
+One head that looks at a block is enough to keep it: retrieval is done by a few heads, and a mean over all would drown
+them. Keys are those that attention itself uses (after RoPE, of the model being served), so no second model and no proxy
+is involved. Cost: one `[G*W, D] x [D, R]` product a block, layer and key-value head; all keys are read once.
+
+Source of the idea: softmax mass of recent queries as in SnapKV (arXiv 2404.14469, section 3), applied to blocks and to
+rows that are not on the device. What was tried for `query_rows`, `decay` and the combination is in dev/LOG.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from tenure.errors import PolicyError
+from tenure.kv.residency import ResidencyView
+from tenure.policy.scorers.base import KeySource, RecentQueries
+
+COMBINATIONS = ("max", "mean", "top")
+
+
+class AttentionMassScorer:
+    """See the module. `query_rows` recent queries count, each a factor `decay` less than the next newer one."""
+
+    name = "attention_mass"
+
+    def __init__(self, *, query_rows: int = 32, decay: float = 1.0, combine: str = "mean", top_layers: int = 8) -> None:
+        if query_rows < 1:
+            raise PolicyError(f"attention_mass: query_rows is {query_rows}; it needs at least 1 recent query")
+        if not 0 < decay <= 1:
+            raise PolicyError(f"attention_mass: decay is {decay}; expected above 0 and at most 1")
+        if combine not in COMBINATIONS:
+            raise PolicyError(f"attention_mass: combine is {combine!r}; expected one of {', '.join(COMBINATIONS)}")
+        self.query_rows = query_rows
+        self.decay = decay
+        self.combine = combine
+        self.top_layers = top_layers
+
+    def score(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[float]:
+        """One score a block; see the module for the formula. Scores are in `[0, sum of decays]`."""
+        if not view.blocks or not queries.rows:
+            return [math.nan] * len(view.blocks)
+        per_group = self._log_masses(view, keys, queries)
+        by_layer = torch.cat([self._combine_heads(log_mass, window=queries.rows) for log_mass in per_group])
+        if self.combine == "max":
+            scores = by_layer.amax(dim=0)
+        elif self.combine == "mean":
+            scores = by_layer.mean(dim=0)
+        else:
+            scores = by_layer.topk(min(self.top_layers, by_layer.shape[0]), dim=0).values.mean(dim=0)
+        return [float(score) for score in scores.tolist()]
+
+    def _log_masses(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[torch.Tensor]:
+        """Unnormalised log mass, one `[blocks, L, H, G*W]` tensor a plane group."""
+        stacked: dict[int, tuple[torch.Tensor, tuple[int, int]]] = {}
+        columns: list[list[torch.Tensor]] = []
+        for block in view.blocks:
+            for index, group in enumerate(keys.block_keys(block.index)):
+                layers, heads, rows, dim = group.keys.shape
+                if index not in stacked:
+                    stacked[index] = (_stack(queries, group.layers, heads), (layers, heads))
+                    columns.append([])
+                query = stacked[index][0]
+                flat = group.keys.to(query.device, non_blocking=True).reshape(layers * heads, rows, dim)
+                scores = torch.bmm(query, flat.to(query.dtype).transpose(1, 2))
+                columns[index].append(scores.float().logsumexp(dim=-1))
+        return [
+            torch.stack(column).view(len(column), *shape, -1)
+            for column, (_, shape) in zip(columns, stacked.values(), strict=True)
+        ]
+
+    def _combine_heads(self, log_mass: torch.Tensor, *, window: int) -> torch.Tensor:
+        """`[blocks, L, H, G*W]` to `[L, blocks]`: softmax over blocks, decayed sum over queries, maximum over heads."""
+        blocks, layers, heads, _ = log_mass.shape
+        mass = log_mass.softmax(dim=0).view(blocks, layers, heads, -1, window)
+        ages = torch.arange(window - 1, -1, -1, device=mass.device, dtype=mass.dtype)
+        weighted = (mass * self.decay**ages).sum(dim=-1)
+        return weighted.flatten(2).amax(dim=-1).transpose(0, 1)
+
+    def forget(self, first_block: int) -> None:
+        """Nothing is remembered."""
+
+
+def _stack(queries: RecentQueries, layers: tuple[int, ...], heads: int) -> torch.Tensor:
+    """Scaled queries of some layers as `[L * H, G * W, D]`; query head `h * G + g` reads key-value head `h`."""
+    parts = []
+    for layer in layers:
+        query = queries.by_layer[layer] * queries.scaling[layer]
+        query_heads, window, dim = query.shape
+        parts.append(query.reshape(heads, query_heads // heads * window, dim))
+    return torch.cat(parts)

@@ -1,0 +1,134 @@
+"""How large a pool is: what the user wrote, what the machine has, and the arithmetic between them, said aloud."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tenure.errors import PoolSizeError
+from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
+
+DEFAULT_BLOCK_SIZE = 64
+"""Rows a block (KVFlash's chunk)."""
+RESERVE_BYTES = 3 * 2**29
+"""Device memory that `auto` leaves alone for activations and the framework: 1.5 GiB (KVFlash, daemon sizing rule)."""
+AUTO_SHARE = 0.5
+"""Share of what is left after the reserve that `auto` takes (KVFlash, daemon sizing rule)."""
+AUTO_CAP_ROWS = 16384
+"""`auto` takes no more rows than this: beyond it a step's attention costs more than it is worth (KVFlash)."""
+
+_ROWS = re.compile(r"\d+")
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSizing:
+    """A resolved pool size and every step that led to it, in words. `notes` is meant to be printed."""
+
+    capacity_rows: int
+    notes: tuple[str, ...]
+
+
+def size_pool(
+    wanted: int | str,
+    *,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    row_bytes: int,
+    context_rows: int,
+    free_bytes: int | None,
+    sink_blocks: int = SINK_BLOCKS,
+    tail_blocks: int = TAIL_BLOCKS,
+) -> PoolSizing:
+    """Turn `N`, `"N"`, `"25%"` (of `context_rows`) or `"auto"` (of free device memory) into rows.
+
+    The result is a multiple of `block_size`, at least the minimum, and fits `free_bytes` (None: unknown, not checked).
+    Every rounding is in the notes. Raises `PoolSizeError` for anything else: not a size, below the minimum, above
+    memory. It never turns the pool off.
+    """
+    least_rows = minimum_blocks(sink_blocks=sink_blocks, tail_blocks=tail_blocks) * block_size
+    if isinstance(wanted, bool) or not isinstance(wanted, int | str):
+        raise PoolSizeError(f"pool is {wanted!r}; expected a number of rows, a share such as '25%', or 'auto'")
+    notes: list[str] = []
+    if wanted == "auto":
+        rows = _auto_rows(row_bytes=row_bytes, context_rows=context_rows, free_bytes=free_bytes, notes=notes)
+        rows = rows // block_size * block_size
+        if rows < least_rows:
+            raise PoolSizeError(
+                f"pool auto: {notes[-1]}, which is below the minimum of {least_rows} rows "
+                f"({least_rows // block_size} blocks of {block_size}); free device memory or name a size"
+            )
+    else:
+        rows = _written_rows(str(wanted), context_rows=context_rows, notes=notes)
+        if rows < least_rows:
+            raise PoolSizeError(
+                f"pool {wanted} is {rows} rows, below the minimum of {least_rows} rows: {sink_blocks} sink and "
+                f"{tail_blocks} tail blocks, the head and one block that can be evicted, {block_size} rows each. "
+                f"Ask for at least {least_rows}, or use smaller blocks."
+            )
+        rounded = -(-rows // block_size) * block_size
+        if rounded != rows:
+            notes.append(f"{rows} rows rounded up to {rounded}, a multiple of the block size {block_size}")
+        rows = rounded
+    needed = rows * row_bytes
+    if free_bytes is not None and needed > free_bytes:
+        raise PoolSizeError(
+            f"pool {wanted} is {rows} rows of {row_bytes} bytes = {_mib(needed)}, but only {_mib(free_bytes)} of "
+            f"device memory is free; ask for at most {free_bytes // row_bytes // block_size * block_size} rows"
+        )
+    notes.append(f"pool: {rows} rows = {rows // block_size} blocks of {block_size} = {_mib(needed)}")
+    return PoolSizing(capacity_rows=rows, notes=tuple(notes))
+
+
+def _written_rows(written: str, *, context_rows: int, notes: list[str]) -> int:
+    if _ROWS.fullmatch(written):
+        return int(written)
+    if match := _PERCENT.fullmatch(written):
+        share = float(match.group(1)) / 100
+        if not 0 < share <= 1:
+            raise PoolSizeError(f"pool {written}: a share must be above 0% and at most 100%")
+        rows = round(context_rows * share)
+        notes.append(f"{written} of a context of {context_rows} rows = {rows} rows")
+        return rows
+    raise PoolSizeError(
+        f"pool {written!r} is not a size; expected rows such as '4096', a share such as '25%', or 'auto'"
+    )
+
+
+def _auto_rows(*, row_bytes: int, context_rows: int, free_bytes: int | None, notes: list[str]) -> int:
+    if free_bytes is None:
+        raise PoolSizeError("pool auto: free memory of this device is unknown; name a number of rows")
+    usable = int(max(0, free_bytes - RESERVE_BYTES) * AUTO_SHARE)
+    fitting = usable // row_bytes
+    rows = min(fitting, context_rows, AUTO_CAP_ROWS)
+    notes.append(
+        f"({_mib(free_bytes)} free - {_mib(RESERVE_BYTES)} reserve) x {AUTO_SHARE} / {row_bytes} bytes a row = "
+        f"{fitting} rows; at most the context ({context_rows}) and {AUTO_CAP_ROWS}: {rows}"
+    )
+    return rows
+
+
+def free_device_bytes(device: torch.device | str) -> int | None:
+    """Bytes that can still be allocated on a device; None where nobody says."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "cpu":
+        return available_host_bytes()
+    return None
+
+
+def available_host_bytes() -> int | None:
+    """Bytes of host memory that can be had without swapping (Linux `MemAvailable`); None where nobody says."""
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return None
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", text, flags=re.MULTILINE)
+    return int(match.group(1)) * 1024 if match else None
+
+
+def _mib(amount_bytes: int) -> str:
+    return f"{amount_bytes / 2**20:,.1f} MiB"

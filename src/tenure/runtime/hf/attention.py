@@ -1,0 +1,132 @@
+"""Attention functions: a tap for the model's own queries, and a grouped decode for caches without a mask.
+
+Transformers looks an attention function up by the name in `config._attn_implementation`. `watch_queries` puts a name of
+ours there, under which the stock function is registered with a tap in front of it and the stock mask function beside
+it. So every architecture that the attention interface serves is tapped, results are bit-identical, and a forward with
+any other cache takes the stock path after one attribute look-up a layer.
+
+The tap knows which cache a call belongs to because the key tensor that the cache returned carries it: attention
+functions receive that very object. No state is shared between sequences or threads.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+from tenure.errors import PolicyError
+
+TAP_ATTRIBUTE = "tenure_tap"
+"""Set on the key tensor that a pooled layer returns; holds a callable `(query, scaling) -> None`."""
+
+SDPA = "tenure_sdpa"
+EAGER = "tenure_eager"
+GROUPED = "tenure_grouped"
+
+_TAPPED = {"sdpa": SDPA, "eager": EAGER, SDPA: SDPA, EAGER: EAGER, GROUPED: GROUPED}
+
+QueryTap = Callable[[torch.Tensor, float], None]
+
+
+def watch_queries(config: Any) -> None:
+    """Make the model of this configuration hand its queries to whichever cache asks for them.
+
+    Mutates `config._attn_implementation` (which is never saved with a model); the attention computed is the same.
+    `config` must be the model's own configuration object. Idempotent. Raises `PolicyError` for an attention
+    implementation that cannot be tapped.
+    """
+    decoder = config.get_text_config(decoder=True)
+    for part in {id(config): config, id(decoder): decoder}.values():
+        current = part._attn_implementation  # noqa: SLF001 - where Transformers keeps it; it has no public name
+        if current is None:
+            continue
+        if current not in _TAPPED:
+            raise PolicyError(
+                f"attention implementation {current!r} cannot be tapped for queries; load the model with "
+                "attn_implementation='sdpa' (or 'eager'), or use policy='recency', which needs no queries"
+            )
+        part._attn_implementation = _TAPPED[current]  # noqa: SLF001
+
+
+def _tap(key: torch.Tensor, query: torch.Tensor, scaling: float | None) -> None:
+    tap: QueryTap | None = getattr(key, TAP_ATTRIBUTE, None)
+    if tap is not None:
+        tap(query, query.shape[-1] ** -0.5 if scaling is None else scaling)
+
+
+def _tapped_sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    _tap(key, query, scaling)
+    output: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+    return output
+
+
+def _tapped_eager(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, Any]:
+    _tap(key, query, scaling)
+    # Eager attention is not in the registry: each model file has its own, under this name.
+    stock = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if stock is None:
+        raise PolicyError(
+            f"{type(module).__name__} has no eager attention function to call; load the model with "
+            "attn_implementation='sdpa', or use policy='recency'"
+        )
+    output: tuple[torch.Tensor, Any] = stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return output
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Decode with a group's query heads as query rows: no key is repeated, and keys are read once a group.
+
+    Equal to the stock function up to the order of summation, so not bit-identical; other query counts take the stock
+    path. Register name: `tenure_grouped`. `query` is `[B, H*G, T, D]`, `key` and `value` `[B, H, S, D]`.
+    """
+    batch, query_heads, query_rows, head_dim = query.shape
+    kv_heads = key.shape[1]
+    shared_mask = attention_mask is None or attention_mask.shape[1] == 1
+    if query_rows != 1 or query_heads == kv_heads or not shared_mask or kwargs.get("position_bias") is not None:
+        return _tapped_sdpa(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    _tap(key, query, scaling)
+    rows = query.view(batch, kv_heads, query_heads // kv_heads, head_dim)
+    mixed = scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
+    return mixed.reshape(batch, 1, query_heads, value.shape[-1]), None
+
+
+for _name, _function, _mask in (
+    (SDPA, _tapped_sdpa, sdpa_mask),
+    (EAGER, _tapped_eager, eager_mask),
+    (GROUPED, grouped_attention, sdpa_mask),
+):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, _mask)

@@ -1,0 +1,466 @@
+"""`PooledCache`: a Transformers cache whose full-attention layers live in a fixed pool of rows.
+
+How a forward runs. Transformers asks each layer for its mask size, then calls `update` once a layer. The first pooled
+layer's `update` applies the plan that makes room (whose outcome the mask size has already announced), every layer
+writes its rows behind the run and returns the dense view, and the last one commits: positions advance and blocks that
+became full are written through to the host. A forward that dies in between leaves no trace.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin, get_layer_types_and_kwargs
+
+from tenure.errors import CapacityError, InternalError, PolicyError, UsageError
+from tenure.kv.geometry import CacheGeometry, geometry_from_config
+from tenure.kv.residency import Plan, ResidencyView
+from tenure.policy import KeyGroup, Policy, RecentQueries, Reselector, ReselectStatistics, Room, as_policy
+from tenure.pool import (
+    DEFAULT_BLOCK_SIZE,
+    SINK_BLOCKS,
+    TAIL_BLOCKS,
+    HostStatistics,
+    Listener,
+    Pager,
+    PagerStatistics,
+    Pool,
+    PoolSizing,
+    Transfer,
+    free_device_bytes,
+    layout_for,
+    size_pool,
+)
+from tenure.runtime.hf.attention import TAP_ATTRIBUTE, watch_queries
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """Everything that a status line needs. `device_bytes` counts the pool; native rings of other layers come on top."""
+
+    pager: PagerStatistics
+    host: HostStatistics
+    reselect: ReselectStatistics
+    device_bytes: int
+
+
+class PooledLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One full-attention layer of a `PooledCache`. All state is the cache's; this is the shape Transformers expects."""
+
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, cache: PooledCache, ordinal: int) -> None:
+        super().__init__()
+        self._cache = cache
+        self._ordinal = ordinal
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the pool is allocated by the first forward."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write this layer's rows and return the dense view of all resident rows, the new ones last."""
+        return self._cache.append_layer(self._ordinal, key_states, value_states)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """`(resident rows including the query's, logical minus resident rows)` as they will be. A pure question."""
+        return self._cache.mask_sizes(query_length)
+
+    def get_seq_length(self) -> int:
+        """Logical rows: what positions are counted from."""
+        return self._cache.logical_rows
+
+    def get_max_length(self) -> int:
+        """-1, Transformers' word for no maximum."""
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: layers of one cache are cropped together, by the cache."""
+        raise UsageError(f"crop({tokens_to_remove}) was called on one layer; call it on the cache")
+
+
+class PooledCache(Cache):  # type: ignore[misc]
+    """Pass it as `past_key_values` to a stock model's forward or `generate()`; use one a sequence.
+
+    Guarantees: the pooled layers never hold more than the pool's rows on the device, whatever the context; with room
+    for everything the output is bit-identical to `DynamicCache`; a block that left the device returns with the same
+    bytes; a failed call changes nothing.
+
+    `config` is the model's own configuration object. `pool` is rows, a share of `context_rows` such as "25%" (default
+    context: the model's trained limit), or "auto". `policy` names a scorer or is a `Policy`. `host_bytes` bounds the
+    host tier. Layers that are not full attention keep the framework's own ring or state.
+
+    Raises `GeometryError` for a model that cannot be pooled, `PoolSizeError` for a bad pool, `PolicyError` for an
+    unknown policy. The device memory is taken by the first forward, which knows dtype and device.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        pool: int | str = "auto",
+        policy: Policy | str = "attention_mass",
+        block_size: int = DEFAULT_BLOCK_SIZE,
+        context_rows: int | None = None,
+        host_bytes: int | None = None,
+        device: torch.device | str | None = None,
+        sink_blocks: int = SINK_BLOCKS,
+        tail_blocks: int = TAIL_BLOCKS,
+        listener: Listener | None = None,
+        transfer: Transfer | None = None,
+        poison_dead_rows: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        decoder = config.get_text_config(decoder=True)
+        dtype = getattr(decoder, "dtype", None) or torch.float32
+        self.geometry: CacheGeometry = geometry_from_config(config, dtype=_dtype_name(dtype))
+        layout = layout_for(self.geometry, block_size=block_size)
+        self.sizing: PoolSizing = size_pool(
+            pool,
+            block_size=block_size,
+            row_bytes=layout.bytes_per_row(dtype),
+            context_rows=context_rows or int(decoder.max_position_embeddings),
+            free_bytes=free_device_bytes(device or "cpu"),
+            sink_blocks=sink_blocks,
+            tail_blocks=tail_blocks,
+        )
+        self.block_size = block_size
+        self.policy = as_policy(policy)
+        self.reselector = Reselector(self.policy, clock=clock)
+        self._host_bytes = host_bytes
+        self._open_options: dict[str, Any] = {
+            "sink_blocks": sink_blocks,
+            "tail_blocks": tail_blocks,
+            "listener": listener,
+            "transfer": transfer,
+            "poison_dead_rows": poison_dead_rows,
+        }
+        self._clock = clock
+        self._pool: Pool | None = None
+        self._pager: Pager | None = None
+        self._queries = QueryWindow(layers=len(layout.layer_indices), rows=self.reselector.scorer.query_rows)
+        self._planned: tuple[int, int, Plan] | None = None
+        self._forward = _Forward()
+        self._last_ordinal = len(layout.layer_indices) - 1
+        if self._queries.rows:
+            watch_queries(config)
+        super().__init__(layers=self._build_layers(decoder, layout.layer_indices))
+
+    def _build_layers(self, decoder: Any, pooled: Sequence[int]) -> list[Any]:
+        types, options = get_layer_types_and_kwargs(decoder)
+        ordinals = {layer: ordinal for ordinal, layer in enumerate(pooled)}
+        return [
+            PooledLayer(self, ordinals[index])
+            if index in ordinals
+            else DYNAMIC_LAYER_TYPE_MAPPING[kind](**layer_options)
+            for index, (kind, layer_options) in enumerate(zip(types, options, strict=True))
+        ]
+
+    @property
+    def logical_rows(self) -> int:
+        """Rows of the sequence, wherever they are."""
+        return self._pager.logical_rows if self._pager is not None else 0
+
+    @property
+    def max_batch_size(self) -> int:
+        """1: a pool holds one sequence's run."""
+        return 1
+
+    def mask_sizes(self, query_rows: int) -> tuple[int, int]:
+        """See `PooledLayer.get_mask_sizes`."""
+        if self._pager is None:
+            return query_rows, 0
+        resident_rows = self._pager.resident_rows_after(self._plan_room(query_rows))
+        return resident_rows + query_rows, self._pager.logical_rows - resident_rows
+
+    def append_layer(self, ordinal: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one layer's new rows `[1, H, T, D]`; return all its resident rows `[1, H, S, D]`, new ones last."""
+        if ordinal == 0:
+            self._begin(keys)
+        forward = self._forward
+        if ordinal != forward.next_ordinal or keys.shape[2] != forward.rows:
+            raise InternalError(
+                f"layer {ordinal} wrote {keys.shape[2]} rows; expected layer {forward.next_ordinal} with "
+                f"{forward.rows}. Every pooled layer must be updated once a forward, in order"
+            )
+        pager = self.pager
+        arena = pager.arena
+        arena.write(ordinal, forward.first_slot, keys, values)
+        end = forward.first_slot + forward.rows
+        all_keys = arena.keys(ordinal).narrow(2, 0, end)
+        if self._queries.rows:
+            setattr(all_keys, TAP_ATTRIBUTE, self._queries.taps[ordinal])
+        forward.next_ordinal = ordinal + 1
+        if ordinal == self._last_ordinal:
+            self._commit()
+        return all_keys, arena.values(ordinal).narrow(2, 0, end)
+
+    @property
+    def pager(self) -> Pager:
+        """The sequence's pager. Raises `UsageError` before the first forward."""
+        if self._pager is None:
+            raise UsageError("the cache is empty: no forward has run with it yet")
+        return self._pager
+
+    def open(self, *, dtype: torch.dtype, device: torch.device) -> Pager:
+        """Take the device memory now instead of at the first forward. Idempotent."""
+        if self._pager is None:
+            blocks = self.sizing.capacity_rows // self.block_size
+            pool = Pool(
+                self.geometry,
+                usable_blocks=blocks,
+                dtype=dtype,
+                device=device,
+                block_size=self.block_size,
+                host_bytes=self._host_bytes,
+            )
+            self._pager = pool.open(capacity_blocks=blocks, **self._open_options)
+            self._pool = pool
+        return self._pager
+
+    def _plan_room(self, rows: int) -> Plan:
+        """The plan for the next append, computed once for the mask question and for the append itself."""
+        pager = self.pager
+        if self._planned is None or self._planned[:2] != (pager.epoch, rows):
+            plan = pager.plan_room(rows, order=self.reselector.victim_order)
+            self._planned = (pager.epoch, rows, plan)
+        return self._planned[2]
+
+    def _begin(self, keys: torch.Tensor) -> None:
+        batch, _, rows, _ = keys.shape
+        if batch != 1:
+            raise UsageError(
+                f"a batch of {batch} sequences was run with one PooledCache, which holds one. Run them one at a time, "
+                "each with a PooledCache of its own"
+            )
+        pager = self.open(dtype=keys.dtype, device=keys.device)
+        plan = self._plan_room(rows)
+        if rows == 1 and self.reselector.due and not plan.recall:
+            if pager.host_only_blocks:
+                plan = self._plan_reselect(pager, room=Room.KEEP, expected=plan)
+            else:
+                self.reselector.skip()
+        pager.apply(plan)
+        first_slot = pager.begin_append(rows)
+        self._forward = _Forward(rows=rows, first_slot=first_slot, next_ordinal=0, started_s=self._clock())
+        self._queries.rows_now = rows
+
+    def _plan_reselect(self, pager: Pager, *, room: Room, expected: Plan) -> Plan:
+        view = pager.view(appending_rows=expected.appending_rows or int(room is Room.KEEP))
+        plan = self.reselector.plan(view, PagerKeys(pager), self._recent_queries(), room=room)
+        # The mask was built for the number of rows that the room plan leaves; a plan for another number must wait.
+        if room is Room.KEEP and pager.resident_rows_after(plan) != pager.resident_rows_after(expected):
+            return expected
+        return plan
+
+    def _commit(self) -> None:
+        forward = self._forward
+        self.pager.commit_append()
+        elapsed_s = self._clock() - forward.started_s if forward.rows == 1 else 0.0
+        self.reselector.note_append(forward.rows, decode_s=elapsed_s)
+        forward.next_ordinal = 0
+
+    def reselect(self) -> Plan:
+        """Score all blocks with the latest queries and bring the best onto the device, now. Returns what was moved.
+
+        Call it when something new has been read that decides what matters: a user's turn, a tool's result. Free rows
+        are filled. Does nothing on an empty cache. Raises `PolicyError` when the policy needs queries and none came.
+        """
+        if self._pager is None:
+            return Plan(epoch=0)
+        pager = self._pager
+        if not pager.host_only_blocks:
+            return Plan(epoch=pager.epoch)
+        plan = self._plan_reselect(pager, room=Room.FILL, expected=Plan(epoch=pager.epoch))
+        pager.apply(plan)
+        return plan
+
+    def use_policy(self, policy: Policy | str) -> None:
+        """Change the policy from now on. What the old one remembered is dropped; nothing moves yet.
+
+        A policy that needs queries sees them from the next forward on. Raises `PolicyError` for an unknown one.
+        """
+        chosen = as_policy(policy)
+        reselector = Reselector(chosen, clock=self._clock)
+        if reselector.scorer.query_rows and not self._queries.rows:
+            raise PolicyError(
+                f"policy {chosen.scorer} needs the model's queries, and this cache was made with {self.policy.scorer}, "
+                "which needs none; make the cache with a policy that does (attention_mass)"
+            )
+        self.policy, self.reselector = chosen, reselector
+        self._planned = None
+
+    def _recent_queries(self) -> RecentQueries:
+        wanted = self.reselector.scorer.query_rows
+        if not wanted:
+            return RecentQueries(by_layer=(), scaling=())
+        recent = self._queries.recent(wanted)
+        if recent is None:
+            raise PolicyError(
+                f"policy {self.policy.scorer} needs the model's queries, but none reached the tap: the cache must be "
+                "made from the configuration object of the model it is used with (PooledCache(model.config, ...))"
+            )
+        return recent
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Remove the last `-tokens_to_remove` tokens (a negative number, as in Transformers). All or nothing.
+
+        Raises `UsageError` for a positive number, more than there are, or when another layer cannot go back.
+        """
+        if tokens_to_remove > 0:
+            raise UsageError(
+                f"crop({tokens_to_remove}): pass minus the number of tokens to remove: crop(-{tokens_to_remove})"
+            )
+        removed = -tokens_to_remove
+        if removed > self.logical_rows:
+            raise CapacityError(f"crop(-{removed}): the sequence has {self.logical_rows} rows")
+        others = [layer for layer in self.layers if not isinstance(layer, PooledLayer)]
+        for index, layer in enumerate(others):
+            recording = getattr(layer, "record_past", False)
+            window = getattr(layer, "sliding_window", None)
+            beyond = window is not None and layer.get_seq_length() >= window
+            if removed and not recording and (beyond or not getattr(layer, "is_croppable", False)):
+                raise UsageError(
+                    f"crop(-{removed}): native layer {index} ({type(layer).__name__}) has forgotten what it would go "
+                    "back to; call activate_past_recording() before the tokens that may be dropped"
+                )
+        if self._pager is not None and removed:
+            target = self._pager.logical_rows - removed
+            self._pager.crop(target)
+            self.reselector.forget(target // self.block_size)
+            self._queries.clear()
+        for layer in others:
+            layer.crop(tokens_to_remove)
+
+    def reset(self) -> None:
+        """Forget the sequence: rows, host blocks, scores and queries. The device memory is kept."""
+        if self._pager is not None:
+            self._pager.reset()
+        self.reselector = Reselector(self.policy, clock=self._clock)
+        self._queries.clear()
+        self._planned = None
+        self._forward = _Forward()
+        for layer in self.layers:
+            if not isinstance(layer, PooledLayer):
+                layer.reset()
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Refused beyond one sequence: beams need a cache each."""
+        self._refuse_batch("beam search", len(beam_idx))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Refused beyond one sequence."""
+        self._refuse_batch("num_return_sequences or beams", repeats)
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Refused beyond one sequence."""
+        self._refuse_batch("selecting several sequences", len(indices))
+
+    def _refuse_batch(self, what: str, sequences: int) -> None:
+        if sequences != 1:
+            raise UsageError(
+                f"{what} asked for {sequences} sequences; a PooledCache holds one. Run them one at a time, each with "
+                "a PooledCache of its own"
+            )
+
+    def view(self) -> ResidencyView:
+        """Where every block is. Raises `UsageError` before the first forward."""
+        return self.pager.view()
+
+    def statistics(self) -> CacheStatistics:
+        """A snapshot of rows, bytes and the cost of choosing. Raises `UsageError` before the first forward."""
+        pager = self.pager
+        return CacheStatistics(
+            pager=pager.statistics(),
+            host=pager.host.statistics(),
+            reselect=self.reselector.statistics(),
+            device_bytes=pager.arena.device_bytes,
+        )
+
+    def check_invariants(self) -> None:
+        """Raise `InternalError` unless every residency invariant holds."""
+        if self._pool is not None:
+            self._pool.check_invariants()
+
+
+@dataclass(slots=True)
+class _Forward:
+    """The forward under way."""
+
+    rows: int = 0
+    first_slot: int = 0
+    next_ordinal: int = 0
+    started_s: float = 0.0
+
+
+class QueryWindow:
+    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing."""
+
+    def __init__(self, *, layers: int, rows: int) -> None:
+        self.rows = rows
+        self.rows_now = 0
+        self._kept: list[deque[torch.Tensor]] = [deque() for _ in range(layers)]
+        self._scaling = [1.0] * layers
+        self.taps = [partial(self._take, layer) for layer in range(layers)]
+
+    def _take(self, layer: int, query: torch.Tensor, scaling: float) -> None:
+        kept = self._kept[layer]
+        self._scaling[layer] = scaling
+        rows = query.shape[2]
+        if rows >= self.rows:
+            kept.clear()
+            # A clone of the part that is kept: a reference would keep a whole prompt's queries alive.
+            kept.append(query[0, :, rows - self.rows :].detach().clone())
+            return
+        kept.append(query[0].detach() if rows == 1 else query[0].detach().clone())
+        while sum(part.shape[1] for part in kept) - kept[0].shape[1] >= self.rows:
+            kept.popleft()
+
+    def recent(self, wanted: int) -> RecentQueries | None:
+        """The last `wanted` queries (fewer when fewer were seen); None when there are none."""
+        if any(not kept for kept in self._kept):
+            return None
+        by_layer = tuple(torch.cat(list(kept), dim=1)[:, -wanted:] for kept in self._kept)
+        return RecentQueries(by_layer=by_layer, scaling=tuple(self._scaling))
+
+    def clear(self) -> None:
+        """Forget all queries."""
+        for kept in self._kept:
+            kept.clear()
+
+
+class PagerKeys:
+    """Keys of any block of a pager: from the host copy where there is one, else from the arena."""
+
+    def __init__(self, pager: Pager) -> None:
+        self._pager = pager
+
+    def block_keys(self, block: int) -> list[KeyGroup]:
+        """All keys of a block; views, not copies."""
+        pager = self._pager
+        groups = pager.arena.layout.groups
+        if block < pager.sealed_blocks:
+            host = pager.host_block(block)
+            host.wait()
+            tensors = host.views
+        else:
+            slots = pager.resident_slots(block)
+            tensors = tuple(plane.narrow(2, slots[0], len(slots)) for plane in pager.arena.planes)
+        return [
+            KeyGroup(layers=group.key_layers, keys=tensor[: len(group.key_layers)])
+            for group, tensor in zip(groups, tensors, strict=True)
+            if group.key_layers
+        ]
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
