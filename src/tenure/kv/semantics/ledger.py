@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tenure.errors import UsageError
-from tenure.kv.geometry import LayerGeometry, LayerKind
+from tenure.kv.geometry import LayerGeometry
 from tenure.kv.semantics.events import Begin, Crop, Drop, Finish, Fork, Refusal, Reset, RowKey, Write
 from tenure.kv.semantics.rules import RuleId
 
@@ -32,10 +32,14 @@ class Breach:
 
 @dataclass(frozen=True, slots=True)
 class Disturbance:
-    """The last operation since a sequence's rows were seen intact: damage found now is put down to it."""
+    """The last operation since a sequence's rows were seen intact: damage found now is put down to it.
+
+    `order` counts the disturbances of the stream.
+    """
 
     rule: RuleId
     name: str
+    order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Ledger:
         self.before_reset: set[RowKey] = set()
         self.ever_finished = False
         self.exercised: Counter[RuleId] = Counter()
+        self._disturbances_so_far = 0
 
     # ---- what the observer reports ------------------------------------------------------------------------------
 
@@ -169,10 +174,22 @@ class Ledger:
             raise UsageError(f"Unknown operation {event.operation!r}; expected one of {', '.join(RULE_OF_OPERATION)}.")
         self.exercised[rule] += 1
         if not event.permitted:
-            return Breach(rule, f"{event.operation} failed although nothing forbids it: {event.detail}")
+            return self._failure(event, rule)
         for state in self.sequences.values():
             self._disturb(state, Disturbance(RuleId.REFUSAL, f"refused {event.operation}"))
         return None
+
+    def _failure(self, event: Refusal, rule: RuleId) -> Breach:
+        """An operation that failed without need; put down to an operation since which nothing has been seen intact."""
+        message = f"{event.operation} failed although nothing forbids it: {event.detail}"
+        states = self.sequences.values()
+        if not states or not all(state.disturbances for state in states):
+            return Breach(rule, message)
+        pending = [disturbance for state in states for disturbance in state.disturbances.values()]
+        disturbance = max(pending, key=lambda disturbance: disturbance.order)
+        return Breach(
+            disturbance.rule, f"{message} (all was well before the {disturbance.name})", since=disturbance.name
+        )
 
     def write(self, event: Write) -> Breach | None:
         """Judge a write and, unless it breaks a rule, record it."""
@@ -205,22 +222,15 @@ class Ledger:
             raise UsageError(f"Layer {layer} stores no rows; expected one of {sorted(self.layers)}.")
         return state.tracks[layer]
 
-    def visible_from(self, layer_index: int, first_query_position: int) -> int:
-        """The first position that a query of this layer can attend to."""
-        layer = self.layers[layer_index]
-        if layer.window_rows is None:
-            return 0
-        if layer.kind is LayerKind.CHUNKED:
-            return first_query_position // layer.window_rows * layer.window_rows
-        return max(0, first_query_position - layer.window_rows + 1)
-
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _new_state(self, *, begun: bool) -> SequenceState:
         return SequenceState(tracks={index: Track() for index in self.layers}, begun=begun)
 
     def _disturb(self, state: SequenceState, disturbance: Disturbance) -> None:
-        state.disturbances = dict.fromkeys(self.layers, disturbance)
+        self._disturbances_so_far += 1
+        ordered = replace(disturbance, order=self._disturbances_so_far)
+        state.disturbances = dict.fromkeys(self.layers, ordered)
 
     def _step_breach(self, state: SequenceState, event: Write) -> Breach | None:
         where = f"step {event.step}, layer {event.layer}, sequence {event.sequence}"

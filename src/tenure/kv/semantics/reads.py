@@ -145,7 +145,7 @@ class _ReadCase:
     def missing_row(self) -> Breach | None:
         """Whether a position in reach of the layer, or claimed by the cache, is absent from the read."""
         query = self.track.end - self.track.step_rows if self.track.step == self.event.step else self.track.end - 1
-        first = max(self.ledger.visible_from(self.event.layer, query), self.track.first)
+        first = max(self.ledger.layers[self.event.layer].visible_from(query), self.track.first)
         shown = {position for position, _ in self.event.rows}
         for position in range(first, self.track.end):
             if position not in shown and (self.event.held is None or position in self.event.held):

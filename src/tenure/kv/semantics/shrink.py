@@ -13,11 +13,13 @@ def shrink(
     still_fails: Callable[[tuple[T, ...]], bool],
     *,
     simpler: Callable[[T], Iterable[T]] | None = None,
+    merge: Callable[[T, T], T | None] | None = None,
 ) -> tuple[T, ...]:
     """A sublist of `items` that still fails and from which no single item can be left out or made simpler.
 
     `still_fails` must hold for `items` as given (if it does not, `items` come back unchanged) and is called O(n²) times
-    at worst, O(n log n) usually. `simpler(item)` offers strictly simpler replacements, the simplest first.
+    at worst, O(n log n) usually. `simpler(item)` offers strictly simpler replacements, the simplest first;
+    `merge(item, next_item)` offers one item for two neighbours, or None.
     Source: Zeller and Hildebrandt, "Simplifying and isolating failure-inducing input", 2002 (ddmin).
     """
     current = tuple(items)
@@ -26,6 +28,8 @@ def shrink(
     while True:
         before = current
         current = _drop_chunks(current, still_fails)
+        if merge is not None:
+            current = _merge_neighbours(current, still_fails, merge)
         if simpler is not None:
             current = _simplify_each(current, still_fails, simpler)
         if current == before:
@@ -58,4 +62,20 @@ def _simplify_each(
             if still_fails(candidate):
                 current = candidate
                 break
+    return current
+
+
+def _merge_neighbours(
+    current: tuple[T, ...],
+    still_fails: Callable[[tuple[T, ...]], bool],
+    merge: Callable[[T, T], T | None],
+) -> tuple[T, ...]:
+    place = 0
+    while place + 1 < len(current):
+        merged = merge(current[place], current[place + 1])
+        candidate = current if merged is None else (*current[:place], merged, *current[place + 2 :])
+        if merged is not None and still_fails(candidate):
+            current = candidate
+        else:
+            place += 1
     return current

@@ -28,3 +28,13 @@ def test_simplifying_one_item_may_make_another_one_superfluous() -> None:
         return 5 in items or (8 in items and 1 in items)
 
     assert shrink([8, 1], fails, simpler=lambda item: (5,) if item == 8 else ()) == (5,)
+
+
+def test_neighbours_are_merged_where_one_item_does_for_both() -> None:
+    left = shrink([5, 0, 6, 2], lambda items: sum(items) >= 11, merge=lambda one, other: one + other)
+    assert left == (11,)
+
+
+def test_neighbours_that_cannot_be_merged_stay() -> None:
+    left = shrink([5, 6], lambda items: sum(items) >= 11, merge=lambda one, other: None)
+    assert left == (5, 6)
