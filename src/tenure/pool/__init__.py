@@ -7,16 +7,17 @@ from tenure.pool.layout import ArenaLayout, PlaneGroup, layout_for
 from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, Pager, PagerStatistics, minimum_blocks
 from tenure.pool.pool import Pool, PoolStatistics
 from tenure.pool.sizing import (
-    DEFAULT_BLOCK_SIZE,
+    BLOCK_SIZES,
     PoolSizing,
     available_host_bytes,
+    chosen_block_size,
     free_device_bytes,
     size_pool,
 )
 from tenure.pool.transfer import DirectTransfer, StreamTransfer, Transfer, transfer_for
 
 __all__ = [
-    "DEFAULT_BLOCK_SIZE",
+    "BLOCK_SIZES",
     "SINK_BLOCKS",
     "TAIL_BLOCKS",
     "Arena",
@@ -40,6 +41,7 @@ __all__ = [
     "StreamTransfer",
     "Transfer",
     "available_host_bytes",
+    "chosen_block_size",
     "free_device_bytes",
     "layout_for",
     "minimum_blocks",

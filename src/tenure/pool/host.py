@@ -119,9 +119,11 @@ class HostTier:
                 f"the machine gave no {_mib(slab_blocks * self.block_bytes)} of host memory for {slab_blocks} more "
                 f"block(s) ({_mib(self._allocated_blocks * self.block_bytes)} held); no block was dropped"
             ) from error
-        for index in range(slab_blocks):
-            buffer = slab[index * elements : (index + 1) * elements]
-            self._free.append(HostBlock(buffer, self.layout.block_views(buffer)))
+        # Views made in inference mode could not be written to outside it, by a later forward of the same sequence.
+        with torch.inference_mode(mode=False):
+            for index in range(slab_blocks):
+                buffer = slab[index * elements : (index + 1) * elements]
+                self._free.append(HostBlock(buffer, self.layout.block_views(buffer)))
         self._free.reverse()
         self._allocated_blocks += slab_blocks
 

@@ -96,7 +96,7 @@ class Pager:
         self.listener = listener
         self.logical_rows = 0
         self.epoch = 0
-        self._transfer = transfer_for(arena.device) if transfer is None else transfer
+        self.transfer = transfer_for(arena.device) if transfer is None else transfer
         self._poison = poison_dead_rows
         self._blocks: list[SealedBlock] = []
         self._pending_rows = 0
@@ -257,7 +257,7 @@ class Pager:
             for host in hosts:
                 self.host.free(host)
             raise
-        self._transfer.before_overwrite()
+        self.transfer.before_overwrite()
         self._pending_rows, self._pending_hosts = rows, hosts
         return self.resident_rows
 
@@ -274,7 +274,7 @@ class Pager:
         try:
             for index, host in enumerate(hosts):
                 slots = range(first_slot + index * self.block_size, first_slot + (index + 1) * self.block_size)
-                self._transfer.page_out(self.arena, slots, host)
+                self.transfer.page_out(self.arena, slots, host)
                 sealed.append(SealedBlock(host=host, offsets=range(self.block_size), slots=slots))
         except Exception as error:
             self.abandon_append()
@@ -404,7 +404,7 @@ class Pager:
                 f"evict {summarize_blocks(leaving) or 'nothing'}, recall {summarize_blocks(arriving)} does not fit"
             )
         self.abandon_append()
-        self._transfer.before_overwrite()
+        self.transfer.before_overwrite()
         self._copy(move, leaving, arriving)
         gone = range(move.resident_rows, self.resident_rows)
         self.arena.positions = move.positions
@@ -429,7 +429,7 @@ class Pager:
             for block, offsets in leaving.items():
                 held = self._blocks[block]
                 slots = [held.slots[bisect_left(held.offsets, offset)] for offset in offsets]
-                self._transfer.page_in(held.host, offsets, self.arena, slots)
+                self.transfer.page_in(held.host, offsets, self.arena, slots)
 
         try:
             undo.append(restore_evicted)
@@ -437,7 +437,7 @@ class Pager:
                 undo.append(lambda: self.arena.move_rows(move.head_targets, move.head_sources))
                 self.arena.move_rows(move.head_sources, move.head_targets)
             for block, offsets in arriving.items():
-                self._transfer.page_in(self._blocks[block].host, offsets, self.arena, move.arrival_slots[block])
+                self.transfer.page_in(self._blocks[block].host, offsets, self.arena, move.arrival_slots[block])
             undo.append(lambda: self.arena.move_rows(move.fill_targets, move.fill_sources))
             self.arena.move_rows(move.fill_sources, move.fill_targets)
             if not move.head_first:
@@ -504,17 +504,17 @@ class Pager:
         def restore() -> None:
             for index, block in enumerate(dropped):
                 if leaving.get(first_dropped + index):
-                    self._transfer.page_in(block.host, block.offsets, self.arena, block.slots)
+                    self.transfer.page_in(block.host, block.offsets, self.arena, block.slots)
             for plane, rows in zip(self.arena.planes, saved, strict=True):
                 plane[:, :, old_head.start : old_head.stop].copy_(rows)
 
-        self._transfer.before_overwrite()
+        self.transfer.before_overwrite()
         try:
             undo.append(restore)
             undo.append(lambda: self.arena.move_rows(move.fill_targets, move.fill_sources))
             self.arena.move_rows(move.fill_sources, move.fill_targets)
             if kept_rows:
-                self._transfer.page_in(dropped[0].host, range(kept_rows), self.arena, new_head)
+                self.transfer.page_in(dropped[0].host, range(kept_rows), self.arena, new_head)
         except BaseException as error:
             self._roll_back(undo, error)
             if isinstance(error, Exception):

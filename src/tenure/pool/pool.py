@@ -13,7 +13,7 @@ from tenure.pool.events import Listener
 from tenure.pool.host import HostStatistics, HostTier
 from tenure.pool.layout import ArenaLayout, layout_for
 from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, Pager
-from tenure.pool.sizing import DEFAULT_BLOCK_SIZE
+from tenure.pool.sizing import BLOCK_SIZES
 from tenure.pool.transfer import Transfer
 
 
@@ -42,7 +42,7 @@ class Pool:
         usable_blocks: int,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
-        block_size: int = DEFAULT_BLOCK_SIZE,
+        block_size: int = BLOCK_SIZES[0],
         host_bytes: int | None = None,
     ) -> None:
         if usable_blocks < 1:

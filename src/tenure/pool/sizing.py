@@ -11,8 +11,10 @@ import torch
 from tenure.errors import PoolSizeError
 from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
 
-DEFAULT_BLOCK_SIZE = 64
-"""Rows a block (KVFlash's chunk)."""
+BLOCK_SIZES = (64, 32, 16, 8)
+"""Block sizes that are chosen from when none is named, largest first. 64 is KVFlash's chunk."""
+LEAST_CHOSEN_BLOCKS = 16
+"""A pool should have at least this many blocks: of 16, ten are there for the policy to choose (dev/LOG.md, recall)."""
 RESERVE_BYTES = 3 * 2**29
 """Device memory that `auto` leaves alone for activations and the framework: 1.5 GiB (KVFlash, daemon sizing rule)."""
 AUTO_SHARE = 0.5
@@ -29,13 +31,19 @@ class PoolSizing:
     """A resolved pool size and every step that led to it, in words. `notes` is meant to be printed."""
 
     capacity_rows: int
+    block_size: int
     notes: tuple[str, ...]
+
+
+def chosen_block_size(capacity_rows: int) -> int:
+    """The largest of `BLOCK_SIZES` that gives a pool of `capacity_rows` at least 16 blocks, else the smallest."""
+    return next((size for size in BLOCK_SIZES if capacity_rows // size >= LEAST_CHOSEN_BLOCKS), BLOCK_SIZES[-1])
 
 
 def size_pool(
     wanted: int | str,
     *,
-    block_size: int = DEFAULT_BLOCK_SIZE,
+    block_size: int | None = None,
     row_bytes: int,
     context_rows: int,
     free_bytes: int | None,
@@ -44,34 +52,30 @@ def size_pool(
 ) -> PoolSizing:
     """Turn `N`, `"N"`, `"25%"` (of `context_rows`) or `"auto"` (of free device memory) into rows.
 
-    The result is a multiple of `block_size`, at least the minimum, and fits `free_bytes` (None: unknown, not checked).
+    The result is a multiple of the block size (chosen from the pool's size when None), at least the minimum, and fits
+    `free_bytes` (None: unknown, not checked).
     Every rounding is in the notes. Raises `PoolSizeError` for anything else: not a size, below the minimum, above
     memory. It never turns the pool off.
     """
-    least_rows = minimum_blocks(sink_blocks=sink_blocks, tail_blocks=tail_blocks) * block_size
     if isinstance(wanted, bool) or not isinstance(wanted, int | str):
         raise PoolSizeError(f"pool is {wanted!r}; expected a number of rows, a share such as '25%', or 'auto'")
     notes: list[str] = []
     if wanted == "auto":
         rows = _auto_rows(row_bytes=row_bytes, context_rows=context_rows, free_bytes=free_bytes, notes=notes)
-        rows = rows // block_size * block_size
-        if rows < least_rows:
-            raise PoolSizeError(
-                f"pool auto: {notes[-1]}, which is below the minimum of {least_rows} rows "
-                f"({least_rows // block_size} blocks of {block_size}); free device memory or name a size"
-            )
     else:
         rows = _written_rows(str(wanted), context_rows=context_rows, notes=notes)
-        if rows < least_rows:
-            raise PoolSizeError(
-                f"pool {wanted} is {rows} rows, below the minimum of {least_rows} rows: {sink_blocks} sink and "
-                f"{tail_blocks} tail blocks, the head and one block that can be evicted, {block_size} rows each. "
-                f"Ask for at least {least_rows}, or use smaller blocks."
-            )
-        rounded = -(-rows // block_size) * block_size
-        if rounded != rows:
-            notes.append(f"{rows} rows rounded up to {rounded}, a multiple of the block size {block_size}")
-        rows = rounded
+    block_size = chosen_block_size(rows) if block_size is None else block_size
+    least_rows = minimum_blocks(sink_blocks=sink_blocks, tail_blocks=tail_blocks) * block_size
+    if rows < least_rows:
+        raise PoolSizeError(
+            f"pool {wanted} is {rows} rows, below the minimum of {least_rows} rows: {sink_blocks} sink and "
+            f"{tail_blocks} tail blocks, the head and one block that can be evicted, {block_size} rows each. "
+            f"Ask for at least {least_rows} rows" + (", or use smaller blocks" if block_size > BLOCK_SIZES[-1] else "")
+        )
+    rounded = (rows // block_size if wanted == "auto" else -(-rows // block_size)) * block_size
+    if rounded != rows:
+        notes.append(f"{rows} rows rounded to {rounded}, a multiple of the block size {block_size}")
+    rows = rounded
     needed = rows * row_bytes
     if free_bytes is not None and needed > free_bytes:
         raise PoolSizeError(
@@ -79,7 +83,7 @@ def size_pool(
             f"device memory is free; ask for at most {free_bytes // row_bytes // block_size * block_size} rows"
         )
     notes.append(f"pool: {rows} rows = {rows // block_size} blocks of {block_size} = {_mib(needed)}")
-    return PoolSizing(capacity_rows=rows, notes=tuple(notes))
+    return PoolSizing(capacity_rows=rows, block_size=block_size, notes=tuple(notes))
 
 
 def _written_rows(written: str, *, context_rows: int, notes: list[str]) -> int:

@@ -3,15 +3,18 @@
 For query `q` of head `h` in layer `l` and block `b`::
 
     mass[l, h, q, b] = sum over rows j of b of  exp(scaling * q.k_j)  /  sum over all rows
-
-    score(b) = combine over l of max over h of  sum over q of  decay^(age of q) * mass[l, h, q, b]
+    seen(b)          = combine over l of max over h of  sum over q of  decay^(age of q) * mass[l, h, q, b]
+    score(b)         = max over d = 0, 1, ... of  follow_share^(d * block_size / follow_rows) * seen(b - d)
 
 One head that looks at a block is enough to keep it: retrieval is done by a few heads, and a mean over all would drown
-them. Keys are those that attention itself uses (after RoPE, of the model being served), so no second model and no proxy
-is involved. Cost: one `[G*W, D] x [D, R]` product a block, layer and key-value head; all keys are read once.
+them. And what follows a match is what will be read next: while a passage is being recited, its next rows have not been
+attended to yet, so a block inherits from those up to `follow_rows` before it.
+
+Keys are those that attention itself uses (after RoPE, of the model being served), so no second model and no proxy is
+involved. Cost: one `[G*W, D] x [D, R]` product a block, layer and key-value head; all keys are read once.
 
 Source of the idea: softmax mass of recent queries as in SnapKV (arXiv 2404.14469, section 3), applied to blocks and to
-rows that are not on the device. What was tried for `query_rows`, `decay` and the combination is in dev/LOG.md.
+rows that are not on the device. What was tried for each option is in dev/LOG.md.
 """
 
 from __future__ import annotations
@@ -28,24 +31,43 @@ COMBINATIONS = ("max", "mean", "top")
 
 
 class AttentionMassScorer:
-    """See the module. `query_rows` recent queries count, each a factor `decay` less than the next newer one."""
+    """See the module. `query_rows` recent queries count, each a factor `decay` less than the next newer one.
+
+    `combine` over layers: "max", "mean", or "top", the mean of the best `top_layers`.
+    """
 
     name = "attention_mass"
 
-    def __init__(self, *, query_rows: int = 32, decay: float = 1.0, combine: str = "mean", top_layers: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        query_rows: int = 32,
+        decay: float = 1.0,
+        combine: str = "max",
+        top_layers: int = 8,
+        follow_rows: int = 64,
+        follow_share: float = 0.5,
+    ) -> None:
         if query_rows < 1:
             raise PolicyError(f"attention_mass: query_rows is {query_rows}; it needs at least 1 recent query")
         if not 0 < decay <= 1:
             raise PolicyError(f"attention_mass: decay is {decay}; expected above 0 and at most 1")
+        if follow_rows < 0 or not 0 <= follow_share < 1:
+            raise PolicyError(
+                f"attention_mass: follow_rows={follow_rows}, follow_share={follow_share}; expected 0 rows or more and "
+                "a share from 0 to below 1"
+            )
         if combine not in COMBINATIONS:
             raise PolicyError(f"attention_mass: combine is {combine!r}; expected one of {', '.join(COMBINATIONS)}")
         self.query_rows = query_rows
         self.decay = decay
         self.combine = combine
         self.top_layers = top_layers
+        self.follow_rows = follow_rows
+        self.follow_share = follow_share
 
     def score(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[float]:
-        """One score a block; see the module for the formula. Scores are in `[0, sum of decays]`."""
+        """One score a block, in `[0, sum of decays]`; NaN for all before the first query."""
         if not view.blocks or not queries.rows:
             return [math.nan] * len(view.blocks)
         per_group = self._log_masses(view, keys, queries)
@@ -56,7 +78,16 @@ class AttentionMassScorer:
             scores = by_layer.mean(dim=0)
         else:
             scores = by_layer.topk(min(self.top_layers, by_layer.shape[0]), dim=0).values.mean(dim=0)
-        return [float(score) for score in scores.tolist()]
+        return self._follow([float(score) for score in scores.tolist()], block_size=view.block_size)
+
+    def _follow(self, seen: list[float], *, block_size: int) -> list[float]:
+        if not self.follow_rows:
+            return seen
+        reach = -(-self.follow_rows // block_size)
+        share = self.follow_share ** (block_size / self.follow_rows)
+        return [
+            max(seen[index - back] * share**back for back in range(min(reach, index) + 1)) for index in range(len(seen))
+        ]
 
     def _log_masses(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[torch.Tensor]:
         """Unnormalised log mass, one `[blocks, L, H, G*W]` tensor a plane group."""

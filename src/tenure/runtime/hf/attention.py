@@ -112,6 +112,11 @@ def grouped_attention(
     Equal to the stock function up to the order of summation, so not bit-identical; other query counts take the stock
     path. Register name: `tenure_grouped`. `query` is `[B, H*G, T, D]`, `key` and `value` `[B, H, S, D]`.
     """
+    rings = kwargs.pop("query_rings", ())
+    ring_slot = kwargs.pop("query_ring_slot", None)
+    if rings:
+        # A compiled decode cannot carry the tap on a tensor; it passes fixed buffers down instead.
+        rings[module.layer_idx].index_copy_(1, ring_slot, query[0])
     batch, query_heads, query_rows, head_dim = query.shape
     kv_heads = key.shape[1]
     shared_mask = attention_mask is None or attention_mask.shape[1] == 1

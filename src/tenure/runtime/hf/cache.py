@@ -23,7 +23,7 @@ from tenure.kv.geometry import CacheGeometry, geometry_from_config
 from tenure.kv.residency import Plan, ResidencyView
 from tenure.policy import KeyGroup, Policy, RecentQueries, Reselector, ReselectStatistics, Room, as_policy
 from tenure.pool import (
-    DEFAULT_BLOCK_SIZE,
+    BLOCK_SIZES,
     SINK_BLOCKS,
     TAIL_BLOCKS,
     HostStatistics,
@@ -96,7 +96,8 @@ class PooledCache(Cache):  # type: ignore[misc]
     bytes; a failed call changes nothing.
 
     `config` is the model's own configuration object. `pool` is rows, a share of `context_rows` such as "25%" (default
-    context: the model's trained limit), or "auto". `policy` names a scorer or is a `Policy`. `host_bytes` bounds the
+    context: the model's trained limit), or "auto". `block_size` is rows a block, chosen from the pool's size when None
+    (64 from 1,024 rows on). `policy` names a scorer or is a `Policy`. `host_bytes` bounds the
     host tier. Layers that are not full attention keep the framework's own ring or state.
 
     Raises `GeometryError` for a model that cannot be pooled, `PoolSizeError` for a bad pool, `PolicyError` for an
@@ -109,7 +110,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         *,
         pool: int | str = "auto",
         policy: Policy | str = "attention_mass",
-        block_size: int = DEFAULT_BLOCK_SIZE,
+        block_size: int | None = None,
         context_rows: int | None = None,
         host_bytes: int | None = None,
         device: torch.device | str | None = None,
@@ -123,7 +124,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         decoder = config.get_text_config(decoder=True)
         dtype = getattr(decoder, "dtype", None) or torch.float32
         self.geometry: CacheGeometry = geometry_from_config(config, dtype=_dtype_name(dtype))
-        layout = layout_for(self.geometry, block_size=block_size)
+        layout = layout_for(self.geometry, block_size=BLOCK_SIZES[0] if block_size is None else block_size)
         self.sizing: PoolSizing = size_pool(
             pool,
             block_size=block_size,
@@ -133,10 +134,11 @@ class PooledCache(Cache):  # type: ignore[misc]
             sink_blocks=sink_blocks,
             tail_blocks=tail_blocks,
         )
-        self.block_size = block_size
+        self.block_size = self.sizing.block_size
         self.policy = as_policy(policy)
         self.reselector = Reselector(self.policy, clock=clock)
         self._host_bytes = host_bytes
+        self._protected_blocks = sink_blocks + tail_blocks
         self._open_options: dict[str, Any] = {
             "sink_blocks": sink_blocks,
             "tail_blocks": tail_blocks,
@@ -144,14 +146,15 @@ class PooledCache(Cache):  # type: ignore[misc]
             "transfer": transfer,
             "poison_dead_rows": poison_dead_rows,
         }
+        self._config = config
         self._clock = clock
         self._pool: Pool | None = None
         self._pager: Pager | None = None
-        self._queries = QueryWindow(layers=len(layout.layer_indices), rows=self.reselector.scorer.query_rows)
+        self.queries = QueryWindow(layers=len(layout.layer_indices), rows=self.reselector.scorer.query_rows)
         self._planned: tuple[int, int, Plan] | None = None
         self._forward = _Forward()
         self._last_ordinal = len(layout.layer_indices) - 1
-        if self._queries.rows:
+        if self.queries.rows:
             watch_queries(config)
         super().__init__(layers=self._build_layers(decoder, layout.layer_indices))
 
@@ -185,7 +188,9 @@ class PooledCache(Cache):  # type: ignore[misc]
     def append_layer(self, ordinal: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one layer's new rows `[1, H, T, D]`; return all its resident rows `[1, H, S, D]`, new ones last."""
         if ordinal == 0:
-            self._begin(keys)
+            self._require_one(keys)
+            self.open(dtype=keys.dtype, device=keys.device)
+            self.begin_forward(keys.shape[2])
         forward = self._forward
         if ordinal != forward.next_ordinal or keys.shape[2] != forward.rows:
             raise InternalError(
@@ -197,11 +202,11 @@ class PooledCache(Cache):  # type: ignore[misc]
         arena.write(ordinal, forward.first_slot, keys, values)
         end = forward.first_slot + forward.rows
         all_keys = arena.keys(ordinal).narrow(2, 0, end)
-        if self._queries.rows:
-            setattr(all_keys, TAP_ATTRIBUTE, self._queries.taps[ordinal])
+        if self.queries.rows:
+            setattr(all_keys, TAP_ATTRIBUTE, self.queries.taps[ordinal])
         forward.next_ordinal = ordinal + 1
         if ordinal == self._last_ordinal:
-            self._commit()
+            self.commit_forward()
         return all_keys, arena.values(ordinal).narrow(2, 0, end)
 
     @property
@@ -210,6 +215,11 @@ class PooledCache(Cache):  # type: ignore[misc]
         if self._pager is None:
             raise UsageError("the cache is empty: no forward has run with it yet")
         return self._pager
+
+    @property
+    def max_append_rows(self) -> int:
+        """Rows that one forward may always append: a longer prompt must be read in parts of at most this many."""
+        return self.sizing.capacity_rows - (self._protected_blocks + 1) * self.block_size
 
     def open(self, *, dtype: torch.dtype, device: torch.device) -> Pager:
         """Take the device memory now instead of at the first forward. Idempotent."""
@@ -235,16 +245,22 @@ class PooledCache(Cache):  # type: ignore[misc]
             self._planned = (pager.epoch, rows, plan)
         return self._planned[2]
 
-    def _begin(self, keys: torch.Tensor) -> None:
-        batch, _, rows, _ = keys.shape
-        if batch != 1:
+    @staticmethod
+    def _require_one(keys: torch.Tensor) -> None:
+        if keys.shape[0] != 1:
             raise UsageError(
-                f"a batch of {batch} sequences was run with one PooledCache, which holds one. Run them one at a time, "
-                "each with a PooledCache of its own"
+                f"a batch of {keys.shape[0]} sequences was run with one PooledCache, which holds one. Run them one at "
+                "a time, each with a PooledCache of its own"
             )
-        pager = self.open(dtype=keys.dtype, device=keys.device)
+
+    def begin_forward(self, rows: int) -> int:
+        """Make room for `rows` rows, reselecting first when it is due, and return the slot of the first of them.
+
+        `append_layer` calls it for the first layer of a forward; a compiled decode calls it itself.
+        """
+        pager = self.pager
         plan = self._plan_room(rows)
-        if rows == 1 and self.reselector.due and not plan.recall:
+        if rows == 1 and self.reselector.due and not plan.recall and (self.can_score or not self.queries.connected):
             if pager.host_only_blocks:
                 plan = self._plan_reselect(pager, room=Room.KEEP, expected=plan)
             else:
@@ -252,7 +268,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         pager.apply(plan)
         first_slot = pager.begin_append(rows)
         self._forward = _Forward(rows=rows, first_slot=first_slot, next_ordinal=0, started_s=self._clock())
-        self._queries.rows_now = rows
+        return first_slot
 
     def _plan_reselect(self, pager: Pager, *, room: Room, expected: Plan) -> Plan:
         view = pager.view(appending_rows=expected.appending_rows or int(room is Room.KEEP))
@@ -262,7 +278,8 @@ class PooledCache(Cache):  # type: ignore[misc]
             return expected
         return plan
 
-    def _commit(self) -> None:
+    def commit_forward(self) -> None:
+        """Make the rows of the forward under way part of the sequence, once every layer has written them."""
         forward = self._forward
         self.pager.commit_append()
         elapsed_s = self._clock() - forward.started_s if forward.rows == 1 else 0.0
@@ -291,19 +308,23 @@ class PooledCache(Cache):  # type: ignore[misc]
         """
         chosen = as_policy(policy)
         reselector = Reselector(chosen, clock=self._clock)
-        if reselector.scorer.query_rows and not self._queries.rows:
-            raise PolicyError(
-                f"policy {chosen.scorer} needs the model's queries, and this cache was made with {self.policy.scorer}, "
-                "which needs none; make the cache with a policy that does (attention_mass)"
-            )
+        if reselector.scorer.query_rows:
+            watch_queries(self._config)
+        self.queries.rows = max(self.queries.rows, reselector.scorer.query_rows)
         self.policy, self.reselector = chosen, reselector
         self._planned = None
+
+    @property
+    def can_score(self) -> bool:
+        """Whether the policy has what it needs to score now: false until queries were seen, and again after a crop."""
+        wanted = self.reselector.scorer.query_rows
+        return not wanted or self.queries.recent(wanted) is not None
 
     def _recent_queries(self) -> RecentQueries:
         wanted = self.reselector.scorer.query_rows
         if not wanted:
             return RecentQueries(by_layer=(), scaling=())
-        recent = self._queries.recent(wanted)
+        recent = self.queries.recent(wanted)
         if recent is None:
             raise PolicyError(
                 f"policy {self.policy.scorer} needs the model's queries, but none reached the tap: the cache must be "
@@ -333,20 +354,28 @@ class PooledCache(Cache):  # type: ignore[misc]
                     f"crop(-{removed}): native layer {index} ({type(layer).__name__}) has forgotten what it would go "
                     "back to; call activate_past_recording() before the tokens that may be dropped"
                 )
-        if self._pager is not None and removed:
-            target = self._pager.logical_rows - removed
-            self._pager.crop(target)
-            self.reselector.forget(target // self.block_size)
-            self._queries.clear()
+        if removed:
+            self.crop_pooled(self.logical_rows - removed)
         for layer in others:
             layer.crop(tokens_to_remove)
+
+    def crop_pooled(self, logical_rows: int) -> None:
+        """Cut the pooled layers, and only those, to `logical_rows`. All or nothing.
+
+        For a caller that answers for the native layers itself, such as one that takes back a forward that died half
+        way: pooled layers are committed together, native ones one by one. Queries seen so far are forgotten.
+        """
+        if self._pager is not None:
+            self._pager.crop(logical_rows)
+            self.reselector.forget(logical_rows // self.block_size)
+        self.queries.clear()
 
     def reset(self) -> None:
         """Forget the sequence: rows, host blocks, scores and queries. The device memory is kept."""
         if self._pager is not None:
             self._pager.reset()
         self.reselector = Reselector(self.policy, clock=self._clock)
-        self._queries.clear()
+        self.queries.clear()
         self._planned = None
         self._forward = _Forward()
         for layer in self.layers:
@@ -403,16 +432,20 @@ class _Forward:
 
 
 class QueryWindow:
-    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing."""
+    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing.
+
+    `connected` is true once any query has reached a tap: before, the model's attention may not be ours at all.
+    """
 
     def __init__(self, *, layers: int, rows: int) -> None:
         self.rows = rows
-        self.rows_now = 0
+        self.connected = False
         self._kept: list[deque[torch.Tensor]] = [deque() for _ in range(layers)]
         self._scaling = [1.0] * layers
         self.taps = [partial(self._take, layer) for layer in range(layers)]
 
     def _take(self, layer: int, query: torch.Tensor, scaling: float) -> None:
+        self.connected = True
         kept = self._kept[layer]
         self._scaling[layer] = scaling
         rows = query.shape[2]
@@ -424,6 +457,10 @@ class QueryWindow:
         kept.append(query[0].detach() if rows == 1 else query[0].detach().clone())
         while sum(part.shape[1] for part in kept) - kept[0].shape[1] >= self.rows:
             kept.popleft()
+
+    def extend(self, layer: int, queries: torch.Tensor) -> None:
+        """Add queries `[H * G, T, D]` of one layer, oldest first, copying them."""
+        self._take(layer, queries.unsqueeze(0).clone(), self._scaling[layer])
 
     def recent(self, wanted: int) -> RecentQueries | None:
         """The last `wanted` queries (fewer when fewer were seen); None when there are none."""

@@ -1,0 +1,168 @@
+"""`tenure bench decode | prefill | recall | transfer`: baselines in the same run, a table, a plot, a JSON file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tenure.errors import UsageError
+
+if TYPE_CHECKING:
+    from tenure.bench.report import BenchReport
+
+bench_app = typer.Typer(help="Measure, with the baselines in the same run.", no_args_is_help=True)
+
+JSON = typer.Option(None, "--json", help="Write figures, rows and environment to this file.")
+PLOT = typer.Option(None, "--plot", help="Draw the result to this PNG file.")
+QUICK = typer.Option(False, "--quick", help="A smaller run of the same thing, under a minute, marked as such.")
+MODEL = typer.Option("default", "--model", help="`default`, a hub id, a folder or a GGUF file.")
+THREADS = typer.Option(2, "--threads", min=1, help="Torch threads.")
+DTYPE = typer.Option("float32", "--dtype", help="float32, bfloat16 or float16.")
+DEVICE = typer.Option("cpu", "--device", help="cpu or cuda.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the `bench` group to the application."""
+    app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command()
+def decode(
+    json: Path | None = JSON,
+    plot: Path | None = PLOT,
+    quick: bool = QUICK,
+    model: str = MODEL,
+    threads: int = THREADS,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+    compiled: bool = typer.Option(True, help="Measure compiled decode too (compiling takes a minute)."),
+) -> None:
+    """What a token costs as the context grows: the pool against DynamicCache and StaticCache."""
+    from tenure.bench import decode as bench
+
+    _check_targets(json, plot)
+    loaded = _load(model, threads=threads, dtype=dtype, device=device)
+    smaller: dict[str, Any] = {"contexts": (2048, 8192), "steps": 24, "compiled": False} if quick else {}
+    with _progress("decode") as progress:
+        options = {"compiled": compiled, **smaller}
+        report = bench.run(loaded.model, quick=quick, progress=progress, **options)
+    _finish(report, json=json, plot=plot)
+
+
+@bench_app.command()
+def prefill(
+    json: Path | None = JSON,
+    plot: Path | None = PLOT,
+    quick: bool = QUICK,
+    model: str = MODEL,
+    threads: int = THREADS,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+) -> None:
+    """Whether reading a long prompt through a small pool stays linear in its length."""
+    from tenure.bench import prefill as bench
+
+    _check_targets(json, plot)
+    loaded = _load(model, threads=threads, dtype=dtype, device=device)
+    smaller = {"pool_rows": 1024, "short_rows": 2048, "long_rows": 6144} if quick else {}
+    with _progress("prefill") as progress:
+        report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **smaller)
+    _finish(report, json=json, plot=plot)
+
+
+@bench_app.command()
+def recall(
+    json: Path | None = JSON,
+    plot: Path | None = PLOT,
+    quick: bool = QUICK,
+    model: str = MODEL,
+    threads: int = THREADS,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+    seeds: int = typer.Option(8, min=1, help="Contexts a cell; the figure wants at least 8."),
+) -> None:
+    """Whether facts come back after they left the device: every policy, depth, context and residency."""
+    from tenure.bench import recall as bench
+
+    _check_targets(json, plot)
+    loaded = _load(model, threads=threads, dtype=dtype, device=device)
+    smaller: dict[str, Any] = {"contexts": (2048,), "residencies": (0.25,), "seeds": 1} if quick else {"seeds": seeds}
+    with _progress("recall") as progress:
+        report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **smaller)
+    _finish(report, json=json, plot=plot)
+
+
+@bench_app.command()
+def transfer(
+    json: Path | None = JSON,
+    plot: Path | None = PLOT,
+    quick: bool = QUICK,
+    model: str = MODEL,
+    threads: int = THREADS,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+) -> None:
+    """How fast blocks leave and return, against a plain copy of as many bytes."""
+    from tenure.bench import transfer as bench
+
+    _check_targets(json, plot)
+    loaded = _load(model, threads=threads, dtype=dtype, device=device)
+    with _progress("transfer"):
+        report = bench.run(loaded.model, quick=quick, **({"repeats": 5} if quick else {}))
+    _finish(report, json=json, plot=plot)
+
+
+def _check_targets(*targets: Path | None) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what would go into it."""
+    for target in targets:
+        if target is None:
+            continue
+        folder = target.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise UsageError(f"{target} cannot be written: {folder} is no folder that can be written to")
+        if target.is_dir():
+            raise UsageError(f"{target} is a folder; expected the name of a file")
+
+
+def _load(model: str, *, threads: int, dtype: str, device: str) -> Any:
+    import torch
+
+    from tenure.models import load
+
+    torch.set_num_threads(threads)
+    return load(model, dtype=dtype, device=device)
+
+
+class _progress:  # noqa: N801 - used as a context manager, like a function
+    """A spinner with the current step, on stderr so that a redirected table stays clean."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+
+        self._status = Console(stderr=True).status(f"{name} ...")
+        self._name = name
+
+    def __enter__(self) -> Any:
+        self._status.start()
+        return lambda step: self._status.update(f"{self._name}: {step} ...")
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+
+def _finish(report: BenchReport, *, json: Path | None, plot: Path | None) -> None:
+    from rich.console import Console
+
+    console = Console()
+    report.show(console)
+    if json is not None:
+        report.write_json(json)
+        console.print(f"written: {json}")
+    if plot is not None:
+        from tenure.bench.plots import plot_report
+
+        plot_report(report, plot)
+        console.print(f"written: {plot}")
