@@ -16,6 +16,7 @@ from tenure.adapters.transformers.operations import (
     Extend,
     FinishSequence,
     Menu,
+    MoveRows,
     Operation,
     Prefill,
     RecordPast,
@@ -27,7 +28,7 @@ from tenure.adapters.transformers.operations import (
 from tenure.adapters.transformers.patterns import RowBook
 from tenure.adapters.transformers.subjects import Subject
 from tenure.errors import UsageError
-from tenure.kv.semantics import Event, Refusal, Reset, RuleId, SemanticsChecker, Violation
+from tenure.kv.semantics import Done, Event, Refusal, Reset, RuleId, SemanticsChecker, Violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,16 @@ def menu_of(subject: Subject) -> Menu:
         Select: subject.max_batch > 1 and every_layer_has("batch_select_indices"),
         Repeat: subject.max_batch > 1 and every_layer_has("batch_repeat_interleave"),
         RecordPast: any(hasattr(layer, "activate_past_recording") for layer in cache.layers),
+        MoveRows: subject.move_rows is not None,
     }
     kinds = frozenset(kind for kind, is_offered in offered.items() if is_offered)
-    return Menu(kinds=kinds, max_batch=subject.max_batch, max_rows=subject.max_rows)
+    return Menu(
+        kinds=kinds,
+        max_batch=subject.max_batch,
+        max_rows=subject.max_rows,
+        max_write_rows=subject.max_write_rows,
+        max_operations=subject.max_operations,
+    )
 
 
 class CacheDriver:
@@ -102,6 +110,7 @@ class CacheDriver:
             FinishSequence: self._finish,
             ResetCache: self._reset,
             RecordPast: self._record,
+            MoveRows: self._move_rows,
         }
 
     def perform(self, operation: Operation) -> None:
@@ -168,6 +177,10 @@ class CacheDriver:
         del operation
         self._cache.activate_past_recording()
 
+    def _move_rows(self, operation: MoveRows) -> None:
+        if self._subject.move_rows is not None and self._batch.physical_rows:
+            self._subject.move_rows(self._cache, operation.choice)
+
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _tell_all(self, events: Sequence[Event]) -> None:
@@ -199,7 +212,7 @@ class CacheDriver:
         if self._settled_batch not in {None, len(indices)} or len(indices) > 2 * max(sequences, 3):
             return
         if self._attempt(operation, call, may_refuse=False):
-            self._tell_all(self._batch.rearrange(indices))
+            self._tell_all([*self._batch.rearrange(indices), Done(operation)])
             self._count()
 
     def _forward(self, rows: int, *, padding_rows: Sequence[int], amplitude: float) -> None:

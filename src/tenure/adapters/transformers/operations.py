@@ -101,7 +101,19 @@ class RecordPast:
         return "activate past recording"
 
 
-Operation = Prefill | Extend | CropRows | Select | Reorder | Repeat | FinishSequence | ResetCache | RecordPast
+@dataclass(frozen=True, slots=True)
+class MoveRows:
+    """Let a cache that can do so move rows between device and host; `choice` picks which. Nothing may look different."""
+
+    choice: int
+
+    def __str__(self) -> str:
+        return f"move rows between device and host (choice {self.choice})"
+
+
+Operation = (
+    Prefill | Extend | CropRows | Select | Reorder | Repeat | FinishSequence | ResetCache | RecordPast | MoveRows
+)
 
 
 def _several(count: int, noun: str) -> str:
@@ -110,11 +122,15 @@ def _several(count: int, noun: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Menu:
-    """What a subject can be asked: the kinds of operation, the largest batch, and about how many rows to reach."""
+    """What a subject can be asked: the kinds of operation, the largest batch, about how many rows to reach, how many
+    rows it must take at once (None: any number), and how many operations make a run.
+    """
 
     kinds: frozenset[type]
     max_batch: int
     max_rows: int
+    max_write_rows: int | None = None
+    max_operations: int = 14
 
 
 def random_operations(seed: int, menu: Menu) -> tuple[Operation, ...]:
@@ -125,15 +141,15 @@ def random_operations(seed: int, menu: Menu) -> tuple[Operation, ...]:
     """
     source = random.Random(seed)
     optional = sorted((kind for kind in menu.kinds if kind not in {Prefill, Extend}), key=lambda kind: kind.__name__)
-    kinds = [kind for kind in optional if source.random() < 0.5]
+    kinds = [kind for kind in optional if source.random() < 0.4] or optional[:1]
     operations: list[Operation] = []
     shape = _Shape(menu)
     if RecordPast in kinds and source.random() < 0.7:
         operations.append(RecordPast())
     if source.random() < 0.85:  # otherwise operations meet a cache that has never been written
         operations.append(shape.prefill(source))
-    for _ in range(source.randint(3, 14)):
-        kind = source.choice(kinds) if kinds and source.random() < 0.45 else Extend
+    for _ in range(source.randint(3, menu.max_operations)):
+        kind = source.choice(kinds) if kinds and source.random() < 0.6 else Extend
         operations.append(shape.draw(kind, source))
         if not shape.batch and source.random() < 0.8:
             operations.append(shape.prefill(source))
@@ -157,6 +173,7 @@ class _Shape:
             FinishSequence: lambda source: FinishSequence(source.randrange(max(1, self.batch))),
             ResetCache: self._reset,
             RecordPast: lambda _: RecordPast(),
+            MoveRows: lambda source: MoveRows(source.randrange(1000)),
         }
 
     def draw(self, kind: type, source: random.Random) -> Operation:
@@ -164,15 +181,20 @@ class _Shape:
 
     def prefill(self, source: random.Random) -> Operation:
         self.batch = source.randint(1, self.menu.max_batch)
-        self.rows = source.randint(1, max(1, self.menu.max_rows // 2))
+        self.rows = source.randint(1, self._longest_write(self.menu.max_rows // 2, source))
         padded = self.batch > 1 and source.random() < 0.6
         padding = tuple(source.randint(0, self.rows - 1) if padded else 0 for _ in range(self.batch))
         return Prefill(rows=self.rows, padding_rows=padding)
 
     def _extend(self, source: random.Random) -> Operation:
-        rows = 1 if source.random() < 0.6 else source.randint(2, max(2, self.menu.max_rows // 4))
+        rows = 1 if source.random() < 0.6 else source.randint(2, self._longest_write(self.menu.max_rows // 4, source))
         self.rows += rows
         return Extend(rows=rows, amplitude=2.0 if source.random() < 0.15 else 1.0)
+
+    def _longest_write(self, wanted: int, source: random.Random) -> int:
+        """At least 2 and at most `wanted`, and now and then more than must be taken."""
+        limit = self.menu.max_write_rows
+        return max(2, wanted if limit is None or source.random() < 0.1 else min(wanted, limit))
 
     def _crop(self, source: random.Random) -> Operation:
         depth = source.random()
@@ -184,7 +206,7 @@ class _Shape:
 
     def _select(self, source: random.Random) -> Operation:
         kept = source.sample(range(max(1, self.batch)), source.randint(1, max(1, self.batch)))
-        if source.random() < 0.7:
+        if source.random() < 0.5:
             kept.sort()
         self.batch = len(kept)
         return Select(tuple(kept))

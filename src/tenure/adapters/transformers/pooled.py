@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -33,6 +34,8 @@ def pooled_subjects() -> tuple[Subject, ...]:
             build=partial(_build, family, pool_rows),
             max_batch=1,
             max_rows=48,
+            max_operations=14 if pool_rows == roomy else 36,
+            move_rows=None if pool_rows == roomy else _move_rows,
             max_write_rows=None if pool_rows == roomy else _TIGHT_WRITE_ROWS,
             positions=None if pool_rows == roomy else _positions,
         )
@@ -65,3 +68,27 @@ def _positions(cache: Any, layer_index: int, first_position: int, returned_rows:
     settled = cache.pager.arena.positions
     under_way = range(cache.logical_rows, cache.logical_rows + max(0, returned_rows - len(settled)))
     return (*settled, *under_way)[:returned_rows]
+
+
+def _move_rows(cache: Any, choice: int) -> None:
+    """Evict some blocks, recall others into the room there is, then drop or promote single rows."""
+    from tenure.kv.residency import Plan
+
+    source = random.Random(choice)
+    pager = cache.pager
+    view = pager.view()
+    evict = [block.index for block in view.blocks if block.evictable and source.random() < 0.5]
+    freed_rows = sum(block.resident_rows for block in view.blocks if block.index in evict)
+    recall = []
+    for block in view.blocks:
+        missing_rows = block.written_rows - block.resident_rows
+        if missing_rows and block.index not in evict and missing_rows <= view.free_rows + freed_rows:
+            recall.append(block.index)
+            freed_rows -= missing_rows
+    pager.apply(Plan(epoch=view.epoch, evict=tuple(evict), recall=tuple(recall), reason="rows moved by a check"))
+    thinned = [
+        block.index * view.block_size + source.randrange(view.block_size)
+        for block in pager.view().blocks
+        if block.evictable and block.resident_rows == view.block_size and source.random() < 0.3
+    ]
+    pager.drop_rows(thinned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from tenure.adapters.transformers.subjects import (
@@ -55,8 +55,9 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@cache
 def tiny_config(family: str) -> Any:
-    """A configuration with the attention geometry of `family`, no weights attached."""
+    """A configuration with the attention geometry of `family`, no weights attached. One object a family."""
     import transformers
 
     name, fields = _FAMILIES[family]
@@ -145,11 +146,12 @@ _FP8_TOLERANCE = 0.1
 
 def _quantized() -> tuple[Subject, ...]:
     group: dict[str, Any] = {"nbits": 4, "q_group_size": 64, "residual_length": 4}
-    by_row = {"axis_key": 1, "axis_value": 1}
+    # HQQ packs groups in pairs: with groups of 32 a row of two heads is a pair, so any number of rows will do.
+    by_row = {"axis_key": 1, "axis_value": 1, "q_group_size": 32}
     backends: dict[str, tuple[str, float, dict[str, Any]]] = {
         "fp8": ("8-bit floating point, one scale a tensor", _FP8_TOLERANCE, {}),
         "quanto": ("4 bits in groups of 64, 4 residual rows", _FOUR_BIT_TOLERANCE, group),
-        "hqq": ("4 bits in groups of 64, 4 residual rows", _FOUR_BIT_TOLERANCE, {**group, **by_row}),
+        "hqq": ("4 bits in groups of 32, 4 residual rows", _FOUR_BIT_TOLERANCE, {**group, **by_row}),
     }
     return tuple(
         Subject(

@@ -5,6 +5,7 @@ To add one, write a `Subject` and list it in `all_subjects`. Nothing heavy is im
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -35,7 +36,8 @@ class Subject:
     (0: bit for bit). A write beyond `capacity_rows` in all, or `max_write_rows` at once, may be refused. `fixed_batch`:
     a cache that has been written keeps its batch size. `positions(cache, layer, first_position, returned_rows)` says
     which position each returned row stands for, where that is not `first_position` and the ones after it.
-    `unavailable()` says why the cache cannot be built here.
+    `move_rows(cache, choice)` moves some rows between device and host, without any meaning. `unavailable()` says why the
+    cache cannot be built here.
     """
 
     name: str
@@ -46,8 +48,10 @@ class Subject:
     max_write_rows: int | None = None
     max_batch: int = 3
     max_rows: int = 12
+    max_operations: int = 14
     fixed_batch: bool = False
     positions: Callable[[Any, int, int, int], Sequence[int]] | None = None
+    move_rows: Callable[[Any, int], None] | None = None
     unavailable: Callable[[], str | None] = lambda: None
 
 
@@ -60,17 +64,37 @@ def all_subjects() -> tuple[Subject, ...]:
 
 
 def find_subjects(pattern: str) -> tuple[Subject, ...]:
-    """The subject of this name; or all of its variants (`name/variant`) if it has only those; or all that match a
-    pattern with ``*``. Raises `UsageError`, with the names there are, if nothing does.
+    """The subjects that a name stands for, in this order of preference: the one of this name; all of its variants
+    (`name/variant`); all whose name matches a pattern with ``*``; what ``module:factory`` makes, imported.
+
+    Raises `UsageError`, with the names there are, if nothing is found, and for a factory that makes no `Subject`.
     """
     subjects = all_subjects()
     exact = tuple(subject for subject in subjects if subject.name == pattern)
     variants = tuple(subject for subject in subjects if subject.name.startswith(f"{pattern}/"))
     matching = tuple(subject for subject in subjects if fnmatchcase(subject.name, pattern))
-    for found in (exact, variants, matching):
+    for found in (exact, variants, matching, _imported(pattern)):
         if found:
             return found
-    raise UsageError(f"No cache is called {pattern!r}; expected one of {', '.join(s.name for s in subjects)}.")
+    raise UsageError(
+        f"No cache is called {pattern!r}; expected module:factory, or one of {', '.join(s.name for s in subjects)}."
+    )
+
+
+def _imported(name: str) -> tuple[Subject, ...]:
+    module_name, _, factory_name = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name, None) if factory_name else None
+    except ImportError:
+        return ()
+    if not callable(factory) or isinstance(factory, type):
+        return ()
+    made = factory()
+    if not isinstance(made, Subject):
+        raise UsageError(
+            f"{name} made a {type(made).__name__}; expected a tenure.adapters.transformers.subjects.Subject."
+        )
+    return (made,)
 
 
 def build_for(config: Any, make: Callable[[Any], Any]) -> BuiltCache:

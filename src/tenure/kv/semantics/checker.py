@@ -14,6 +14,7 @@ from tenure.kv.semantics.events import (
     Begin,
     Counts,
     Crop,
+    Done,
     Drop,
     Event,
     Finish,
@@ -117,6 +118,7 @@ _RECORDERS: Mapping[type, Callable[[Ledger, Any], None]] = {
     Finish: Ledger.finish,
     Drop: Ledger.drop,
     Reset: Ledger.reset,
+    Done: Ledger.done,
 }
 
 

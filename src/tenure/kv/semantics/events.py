@@ -159,6 +159,19 @@ class Reset:
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """The cache carried out `operation` (crop, fork, drop or reset) as a whole; what it did to sequences is told apart.
+
+    Damage that is found before the rows have been seen intact again is put down to it.
+    """
+
+    operation: str
+
+    def __str__(self) -> str:
+        return f"done: {self.operation}"
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """The cache refused `operation` (write, crop, fork, drop, reset or count); `permitted` if it had a reason to."""
 
@@ -170,4 +183,4 @@ class Refusal:
         return f"{'refused' if self.permitted else 'failed'}: {self.operation} ({self.detail})"
 
 
-Event = Begin | Fork | Write | Read | Sizes | Counts | Crop | Finish | Drop | Reset | Refusal
+Event = Begin | Fork | Write | Read | Sizes | Counts | Crop | Finish | Drop | Reset | Done | Refusal

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tenure.errors import UsageError
 from tenure.kv.geometry import LayerGeometry
-from tenure.kv.semantics.events import Begin, Crop, Drop, Finish, Fork, Refusal, Reset, RowKey, Write
+from tenure.kv.semantics.events import Begin, Crop, Done, Drop, Finish, Fork, Refusal, Reset, RowKey, Write
 from tenure.kv.semantics.rules import RuleId
 
 #: The rule that speaks about an operation, for the case that a cache offers it and then fails to carry it out.
@@ -19,6 +19,13 @@ RULE_OF_OPERATION = {
     "reset": RuleId.RESET,
     "count": RuleId.ACCOUNT,
 }
+
+
+def _rule_of(operation: str) -> RuleId:
+    rule = RULE_OF_OPERATION.get(operation)
+    if rule is None:
+        raise UsageError(f"Unknown operation {operation!r}; expected one of {', '.join(RULE_OF_OPERATION)}.")
+    return rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +141,9 @@ class Ledger:
             step=parent.step,
             written_layers=list(parent.written_layers),
         )
-        self._disturb(child, Disturbance(RuleId.FORK, "fork"))
         self.sequences[event.child] = child
+        for state in (parent, child):
+            self._disturb(state, Disturbance(RuleId.FORK, "fork"))
 
     def crop(self, event: Crop) -> None:
         """Take back the last rows of every layer. Raises `UsageError` for a negative number."""
@@ -167,11 +175,15 @@ class Ledger:
         self.before_reset.update(self.births)
         self.sequences.clear()
 
+    def done(self, event: Done) -> None:
+        """Whatever is found wrong from now on may be the work of this operation. Raises `UsageError` for an unknown one."""
+        rule = _rule_of(event.operation)
+        for state in self.sequences.values():
+            self._disturb(state, Disturbance(rule, event.operation))
+
     def refuse(self, event: Refusal) -> Breach | None:
         """Judge a refusal: one that was not permitted breaks the rule of its operation."""
-        rule = RULE_OF_OPERATION.get(event.operation)
-        if rule is None:
-            raise UsageError(f"Unknown operation {event.operation!r}; expected one of {', '.join(RULE_OF_OPERATION)}.")
+        rule = _rule_of(event.operation)
         self.exercised[rule] += 1
         if not event.permitted:
             return self._failure(event, rule)
@@ -182,10 +194,9 @@ class Ledger:
     def _failure(self, event: Refusal, rule: RuleId) -> Breach:
         """An operation that failed without need; put down to an operation since which nothing has been seen intact."""
         message = f"{event.operation} failed although nothing forbids it: {event.detail}"
-        states = self.sequences.values()
-        if not states or not all(state.disturbances for state in states):
+        pending = [disturbance for state in self.sequences.values() for disturbance in state.disturbances.values()]
+        if not pending:
             return Breach(rule, message)
-        pending = [disturbance for state in states for disturbance in state.disturbances.values()]
         disturbance = max(pending, key=lambda disturbance: disturbance.order)
         return Breach(
             disturbance.rule, f"{message} (all was well before the {disturbance.name})", since=disturbance.name

@@ -13,6 +13,7 @@ from tenure.kv.semantics import (
     Begin,
     Counts,
     Crop,
+    Done,
     Drop,
     Event,
     Finish,
@@ -148,6 +149,10 @@ BROKEN: dict[str, tuple[RuleId, list[Event]]] = {
         [*PREFIX, Crop(0, 1), write(1, [3], tag="new"), read(1, {1: key(1), 2: key(2), 3: key(3) + "new"})],
     ),
     "a crop fails": (RuleId.ROLLBACK, [*PREFIX, Refusal("crop", permitted=False, detail="?")]),
+    "a batch loses a row when it is rearranged": (
+        RuleId.FORK,
+        [*PREFIX, Done("fork"), write(1, [4]), read(1, range(1, 5))],
+    ),
     "a fork lacks a row": (
         RuleId.FORK,
         [*PREFIX, Fork(0, 1), write(1, [4], sequence=1),
@@ -287,6 +292,7 @@ def test_rules_are_counted_as_exercised_only_where_they_could_have_failed() -> N
         Write(0, 0, 1, 4, (key(0),)),
         Sizes(9, 0, 1, 1, 1),
         counts(1, 1, 1),
+        Done("think"),
         Refusal("think", permitted=True, detail=""),
     ],
 )
