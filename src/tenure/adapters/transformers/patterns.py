@@ -76,8 +76,9 @@ class RowBook:
         self._tolerance = tolerance
         self._keys: list[RowKey] = []
         self._loudest = 0.0
-        # What was handed out, by serial: keys and values, [serials, H, D] each, grown by doubling.
-        self._written = [torch.empty((0, heads, dim)), torch.empty((0, heads, dim))]
+        # What was handed out, by serial, grown by doubling: [serials, 2, H, D], keys at 0 and values at 1.
+        self._written = torch.empty((0, 2, heads, dim))
+        self._code = _Code(heads)
 
     def tag(self, *, sequence: int, layer: int, position: int) -> RowTag:
         """The key of a new row of a sequence, whose bytes `rows` will give."""
@@ -99,25 +100,23 @@ class RowBook:
             raise UsageError(f"Row patterns have room for {1 << _SERIAL_BITS} rows in one run; use a shorter one.")
         self._loudest = max(self._loudest, amplitude)
         numbers = torch.tensor(serials)
-        return self._hand_out(numbers, amplitude, half=0), self._hand_out(numbers, amplitude, half=1)
-
-    def _hand_out(self, serials: torch.Tensor, amplitude: float, *, half: int) -> torch.Tensor:
-        rows = amplitude * _encode(serials, self._heads, half=half, dim=self._dim)
-        if len(self._keys) > len(self._written[half]):
-            grown = torch.zeros((2 * len(self._keys), self._heads, self._dim))
-            grown[: len(self._written[half])] = self._written[half]
-            self._written[half] = grown
-        self._written[half][serials] = rows.transpose(1, 2)
-        return rows
+        rows = amplitude * self._code.encode(numbers, dim=self._dim)
+        if len(self._keys) > len(self._written):
+            grown = torch.zeros((2 * len(self._keys), 2, self._heads, self._dim))
+            grown[: len(self._written)] = self._written
+            self._written = grown
+        self._written[numbers] = rows.permute(1, 3, 0, 2, 4)
+        return rows[0], rows[1]
 
     def recognise(self, keys: torch.Tensor, values: torch.Tensor) -> list[list[RowKey | None]]:
         """What each returned row is, one list a sequence; None where nothing was ever written. `[B, H, S, D]` each."""
-        read = [self._read(keys, half=0), self._read(values, half=1)]
-        # [B, S, 2 * H]: all the parts of a row side by side
-        parts, differences, blanks = (
-            torch.cat([half[field] for half in read], dim=1).transpose(1, 2) for field in range(3)
-        )
-        columns = (parts.tolist(), differences.amax(dim=-1).tolist(), blanks.bool().all(dim=-1).tolist())
+        read = torch.stack((keys, values))
+        serials = self._code.decode(read, known=len(self._keys))
+        written = self._written[serials.clamp(min=0), self._code.half, self._code.head]
+        differences = torch.where(serials >= 0, (read - written).abs().amax(dim=-1), 0.0).amax(dim=(0, 2))
+        blanks = (read == 0).all(dim=-1).all(dim=2).all(dim=0)
+        parts = serials.permute(1, 3, 0, 2).flatten(start_dim=2)  # [B, S, 2 * H]: all the parts of a row side by side
+        columns = (parts.tolist(), differences.tolist(), blanks.tolist())
         return [
             [
                 None if is_blank else self._key_of(row_parts, difference)
@@ -125,14 +124,6 @@ class RowBook:
             ]
             for sequence in zip(*columns, strict=True)
         ]
-
-    def _read(self, tensor: torch.Tensor, *, half: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of every row of every head, `[B, H, S]`: serial (-1: unreadable), difference from what was written, blank."""
-        serials = _decode(tensor, half=half, known=len(self._keys))
-        head = torch.arange(tensor.shape[1]).view(1, -1, 1)
-        written = self._written[half][serials.clamp(min=0), head]
-        differences = (tensor - written).abs().amax(dim=-1)
-        return serials, torch.where(serials >= 0, differences, 0.0), (tensor == 0).all(dim=-1)
 
     def _key_of(self, parts: list[int], difference: float) -> RowKey:
         if len(set(parts)) > 1:
@@ -143,27 +134,31 @@ class RowBook:
         return Altered(self._keys[parts[0]], difference) if altered else self._keys[parts[0]]
 
 
-def _identity_bits(serials: torch.Tensor, head: torch.Tensor, half: int) -> torch.Tensor:
-    body = serials | head << _SERIAL_BITS | half << (_SERIAL_BITS + _HEAD_BITS)
-    check = ((body + 1) * _MIX >> 33) & ((1 << _CHECK_BITS) - 1)
-    return body | check << _CHECK_SHIFT
+class _Code:
+    """The code itself, for rows of `heads` heads: axes are `[2 (key, value), B, H, T]`, and `D` where there are elements."""
 
+    def __init__(self, heads: int) -> None:
+        self.half = torch.arange(2).view(2, 1, 1, 1)
+        self.head = torch.arange(heads).view(1, 1, heads, 1)
+        self._place = self.head << _SERIAL_BITS | self.half << (_SERIAL_BITS + _HEAD_BITS)
+        self._weights = 1 << torch.arange(PATTERN_DIM)
 
-def _encode(serials: torch.Tensor, heads: int, *, half: int, dim: int) -> torch.Tensor:
-    """`[B, T]` serials to float32 `[B, heads, T, dim]`, at amplitude 1."""
-    head = torch.arange(heads).view(1, heads, 1)
-    bits = _identity_bits(serials.unsqueeze(1), head, half).unsqueeze(-1)
-    element = torch.arange(dim)
-    signs = ((bits >> (element % PATTERN_DIM)) & 1) * 2 - 1
-    mantissa = (((bits + 1) * _MIX + (element + 1) * _STRIDE) >> 29) & ((1 << 23) - 1)
-    return signs.float() * (1.0 + SPREAD * mantissa.float() / (1 << 23))
+    def _bits(self, serials: torch.Tensor) -> torch.Tensor:
+        body = serials | self._place
+        check = ((body + 1) * _MIX >> 33) & ((1 << _CHECK_BITS) - 1)
+        return body | check << _CHECK_SHIFT
 
+    def encode(self, serials: torch.Tensor, *, dim: int) -> torch.Tensor:
+        """`[B, T]` serials to float32 `[2, B, H, T, dim]`, at amplitude 1."""
+        bits = self._bits(serials.unsqueeze(1).unsqueeze(0)).unsqueeze(-1)
+        element = torch.arange(dim)
+        signs = ((bits >> (element % PATTERN_DIM)) & 1) * 2 - 1
+        mantissa = (((bits + 1) * _MIX + (element + 1) * _STRIDE) >> 29) & ((1 << 23) - 1)
+        return signs.float() * (1.0 + SPREAD * mantissa.float() / (1 << 23))
 
-def _decode(tensor: torch.Tensor, *, half: int, known: int) -> torch.Tensor:
-    """Serials `[B, H, S]` as read off the signs, -1 where they cannot be believed."""
-    weights = 1 << torch.arange(PATTERN_DIM)
-    bits = ((tensor[..., :PATTERN_DIM] > 0) * weights).sum(dim=-1)
-    serials = bits & ((1 << _SERIAL_BITS) - 1)
-    head = torch.arange(tensor.shape[1]).view(1, -1, 1)
-    believed = (bits == _identity_bits(serials, head, half)) & (serials < known) & torch.isfinite(tensor).all(dim=-1)
-    return torch.where(believed, serials, -1)
+    def decode(self, rows: torch.Tensor, *, known: int) -> torch.Tensor:
+        """`[2, B, H, S, D]` elements to serials `[2, B, H, S]` as read off the signs, -1 where not to be believed."""
+        bits = ((rows[..., :PATTERN_DIM] > 0) * self._weights).sum(dim=-1)
+        serials = bits & ((1 << _SERIAL_BITS) - 1)
+        believed = (bits == self._bits(serials)) & (serials < known) & torch.isfinite(rows).all(dim=-1)
+        return torch.where(believed, serials, -1)
