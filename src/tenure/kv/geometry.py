@@ -101,6 +101,14 @@ class LayerGeometry:
         """Elements of one row of this layer, keys and values of all heads: H · (D_key + D_value)."""
         return self.kv_heads * (self.key_dim + self.value_dim)
 
+    def visible_from(self, query_position: int) -> int:
+        """The first position that a query at `query_position` may attend to: 0, the window's start, or the chunk's."""
+        if self.window_rows is None:
+            return 0
+        if self.kind is LayerKind.CHUNKED:
+            return query_position // self.window_rows * self.window_rows
+        return max(0, query_position - self.window_rows + 1)
+
     def stored_rows(self, logical_rows: int) -> int:
         """Rows that the layer keeps for a sequence of `logical_rows` positions: all, the window at most, or none."""
         if not self.stores_rows:

@@ -135,6 +135,22 @@ def test_a_layer_whose_numbers_do_not_fit_its_kind_is_refused(fields: dict[str, 
         LayerGeometry(**({"index": 0} | fields))
 
 
+@pytest.mark.parametrize(
+    ("kind", "window_rows", "seen_from"),
+    [
+        (LayerKind.FULL, None, [0, 0, 0, 0, 0, 0]),
+        (LayerKind.SLIDING, 3, [0, 0, 0, 1, 2, 3]),
+        (LayerKind.CHUNKED, 3, [0, 0, 0, 3, 3, 3]),
+        (LayerKind.SLIDING, 1, [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_a_query_sees_back_to_the_start_its_window_or_its_chunk(
+    kind: LayerKind, window_rows: int | None, seen_from: list[int]
+) -> None:
+    layer = LayerGeometry(index=0, kind=kind, kv_heads=1, key_dim=1, value_dim=1, window_rows=window_rows)
+    assert [layer.visible_from(position) for position in range(6)] == seen_from
+
+
 def test_layers_out_of_order_or_none_at_all_are_refused() -> None:
     layer = LayerGeometry(index=1, kind=LayerKind.NONE)
     for layers in ((), (layer,)):
