@@ -13,7 +13,6 @@ from tenure.errors import ResourceError, UsageError
 EXIT_WRONG_INPUT = 2
 
 #: Modules that each add their commands with `register(app)`. Nothing heavy is imported until a command runs.
-<<<<<<< HEAD
 COMMAND_MODULES: tuple[str, ...] = (
     "tenure.cli.demo",
     "tenure.cli.bench",
