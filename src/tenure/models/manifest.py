@@ -40,7 +40,7 @@ class Manifest:
         files = {}
         for path in _content(folder):
             status = path.stat()
-            files[path.name] = FileRecord(status.st_size, status.st_mtime_ns, file_sha256(path))
+            files[_name(path, folder)] = FileRecord(status.st_size, status.st_mtime_ns, file_sha256(path))
         return cls(source_sha256, dtype, transformers_version, files)
 
     def write(self, folder: Path) -> None:
@@ -61,18 +61,29 @@ class Manifest:
             message = f"its manifest cannot be read ({error})"
             raise ValueError(message) from error
         try:
-            if raw["schema"] != SCHEMA:
-                message = f"its manifest has schema {raw['schema']!r}, this version of Tenure writes {SCHEMA!r}"
-                raise ValueError(message)
+            schema, source_sha256, dtype = str(raw["schema"]), str(raw["source_sha256"]), str(raw["dtype"])
+            version = str(raw["transformers_version"])
             files = {str(name): FileRecord(**record) for name, record in raw["files"].items()}
-            return cls(raw["source_sha256"], raw["dtype"], raw["transformers_version"], files)
         except (KeyError, TypeError, AttributeError) as error:
-            message = f"its manifest lacks a field ({error})"
+            message = f"its manifest lacks a field or has a wrong one ({error})"
             raise ValueError(message) from error
+        if schema != SCHEMA:
+            message = f"its manifest has schema {schema!r}, this version of Tenure writes {SCHEMA!r}"
+            raise ValueError(message)
+        return cls(source_sha256, dtype, version, files)
 
 
 def _content(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != MANIFEST_NAME)
+    """The files that belong to an entry: all but the manifest and scratch, which starts with a dot."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not _name(path, folder).startswith(".") and path != folder / MANIFEST_NAME
+    )
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _major(version: str) -> str:
@@ -91,13 +102,20 @@ def defect(folder: Path, *, source_sha256: str, dtype: str, transformers_version
     except ValueError as error:
         return str(error)
     for what, found, wanted in (
-        ("source", manifest.source_sha256[:12], source_sha256[:12]),
+        ("source", manifest.source_sha256, source_sha256),
         ("dtype", manifest.dtype, dtype),
-        ("transformers", _major(manifest.transformers_version), _major(transformers_version)),
+        ("version of transformers", _major(manifest.transformers_version), _major(transformers_version)),
     ):
         if found != wanted:
             return f"its {what} is {found}, wanted is {wanted}"
-    present = {path.name for path in _content(folder)}
+    try:
+        return _defect_of_files(folder, manifest, every_byte=every_byte)
+    except OSError as error:
+        return f"one of its files cannot be read ({error})"
+
+
+def _defect_of_files(folder: Path, manifest: Manifest, *, every_byte: bool) -> str | None:
+    present = {_name(path, folder) for path in _content(folder)}
     if present != set(manifest.files):
         names = ", ".join(sorted(present ^ set(manifest.files)))
         return f"files are missing or do not belong there: {names}"
@@ -106,13 +124,13 @@ def defect(folder: Path, *, source_sha256: str, dtype: str, transformers_version
         status = (folder / name).stat()
         if status.st_size != record.size_bytes:
             return f"{name} has {status.st_size:,} bytes, its manifest says {record.size_bytes:,}"
-        if every_byte or status.st_mtime_ns != record.mtime_ns:
-            if file_sha256(folder / name) != record.sha256:
-                return f"{name} has other bytes than when it was written"
-            if status.st_mtime_ns != record.mtime_ns:
-                fresh[name] = FileRecord(record.size_bytes, status.st_mtime_ns, record.sha256)
-    if fresh:
+        if not every_byte and status.st_mtime_ns == record.mtime_ns:
+            continue
+        if file_sha256(folder / name) != record.sha256:
+            return f"{name} has other bytes than when it was written"
+        fresh[name] = FileRecord(record.size_bytes, status.st_mtime_ns, record.sha256)
+    files = {**manifest.files, **fresh}
+    if files != manifest.files:
         with contextlib.suppress(OSError):  # a read-only cache is good too, only slower
-            files = {**manifest.files, **fresh}
             Manifest(manifest.source_sha256, manifest.dtype, manifest.transformers_version, files).write(folder)
     return None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenure.errors import DiskFullError, ModelError
-from tenure.models.manifest import MANIFEST_NAME, Manifest, defect
+from tenure.models.manifest import Manifest, defect
 
 if TYPE_CHECKING:
     from tenure.models.progress import Reporter
@@ -228,8 +228,8 @@ def _defect(folder: Path, key: EntryKey, *, every_byte: bool) -> str | None:
 
 def _flush(folder: Path) -> None:
     """Force the files of `folder` to the disk, so that no rename survives a power cut that their bytes did not."""
-    for path in folder.iterdir():
-        if path.name != MANIFEST_NAME:
+    for path in folder.rglob("*"):
+        if path.is_file():
             descriptor = os.open(path, os.O_RDWR)
             try:
                 os.fsync(descriptor)

@@ -260,7 +260,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         """
         pager = self.pager
         plan = self._plan_room(rows)
-        if rows == 1 and self.reselector.due and not plan.recall and self.can_score:
+        if rows == 1 and self.reselector.due and not plan.recall and (self.can_score or not self.queries.connected):
             if pager.host_only_blocks:
                 plan = self._plan_reselect(pager, room=Room.KEEP, expected=plan)
             else:
@@ -432,15 +432,20 @@ class _Forward:
 
 
 class QueryWindow:
-    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing."""
+    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing.
+
+    `connected` is true once any query has reached a tap: before, the model's attention may not be ours at all.
+    """
 
     def __init__(self, *, layers: int, rows: int) -> None:
         self.rows = rows
+        self.connected = False
         self._kept: list[deque[torch.Tensor]] = [deque() for _ in range(layers)]
         self._scaling = [1.0] * layers
         self.taps = [partial(self._take, layer) for layer in range(layers)]
 
     def _take(self, layer: int, query: torch.Tensor, scaling: float) -> None:
+        self.connected = True
         kept = self._kept[layer]
         self._scaling[layer] = scaling
         rows = query.shape[2]
