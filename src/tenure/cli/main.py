@@ -13,7 +13,10 @@ from tenure.errors import ResourceError, UsageError
 EXIT_WRONG_INPUT = 2
 
 #: Modules that each add their commands with `register(app)`. Nothing heavy is imported until a command runs.
-COMMAND_MODULES: tuple[str, ...] = ("tenure.cli.bench",)
+COMMAND_MODULES: tuple[str, ...] = (
+    "tenure.cli.bench",
+    "tenure.cli.chat",
+)
 
 
 def _show_version(wanted: bool) -> None:
