@@ -15,6 +15,7 @@ EXIT_WRONG_INPUT = 2
 #: Modules that each add their commands with `register(app)`. Nothing heavy is imported until a command runs.
 COMMAND_MODULES: tuple[str, ...] = (
     "tenure.cli.demo",
+    "tenure.cli.chat",
     "tenure.cli.bench",
     "tenure.cli.check",
     "tenure.cli.trace",

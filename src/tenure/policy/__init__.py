@@ -1,6 +1,6 @@
 """Which rows should live on the device: scorers, selectors, schedule."""
 
-from tenure.policy.policy import Policy, Reselector, ReselectStatistics, as_policy
+from tenure.policy.policy import Policy, Reselector, ReselectorState, ReselectStatistics, as_policy
 from tenure.policy.scorers import SCORERS, KeyGroup, KeySource, RecentQueries, Scorer, make_scorer
 from tenure.policy.selectors import Room, select_top_blocks
 
@@ -12,6 +12,7 @@ __all__ = [
     "RecentQueries",
     "ReselectStatistics",
     "Reselector",
+    "ReselectorState",
     "Room",
     "Scorer",
     "as_policy",

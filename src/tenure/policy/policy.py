@@ -57,6 +57,17 @@ class ReselectStatistics:
         return self.scoring_s / total if total else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ReselectorState:
+    """What a `Reselector` remembers, to be written down. What its scorer keeps is computed again from the keys."""
+
+    scores: Mapping[int, float]
+    rows_since: int
+    decode_s_since: float
+    last_cost_s: float
+    statistics: ReselectStatistics
+
+
 class Reselector:
     """One sequence's choosing: when to score, what was last known of each block, and the plans that follow."""
 
@@ -121,6 +132,25 @@ class Reselector:
             scoring_s=self._scoring_s,
             decode_s=self._decode_s,
         )
+
+    def state(self) -> ReselectorState:
+        """What is remembered now."""
+        return ReselectorState(
+            scores=dict(self.scores),
+            rows_since=self._rows_since,
+            decode_s_since=self._decode_s_since,
+            last_cost_s=self._last_cost_s,
+            statistics=self.statistics(),
+        )
+
+    def restore(self, state: ReselectorState) -> None:
+        """Remember what `state` says, and nothing else."""
+        self.scores = dict(state.scores)
+        self._rows_since = state.rows_since
+        self._decode_s_since, self._last_cost_s = state.decode_s_since, state.last_cost_s
+        self._reselects, self._recalled = state.statistics.reselects, state.statistics.blocks_recalled
+        self._scoring_s, self._decode_s = state.statistics.scoring_s, state.statistics.decode_s
+        self.scorer.forget(0)
 
 
 def as_policy(policy: Policy | str) -> Policy:

@@ -532,6 +532,23 @@ class Pager:
         for given_up in dropped:
             self.host.free(given_up.host)
 
+    def adopt(self, blocks: Sequence[SealedBlock], *, logical_rows: int, positions: Sequence[int]) -> None:
+        """Become the sequence that `blocks` and `positions` describe, paging resident rows in; see `tenure.pool.image`.
+
+        The pager must be empty and the host blocks filled. Raises `TransferError` when a copy fails; it is empty then.
+        """
+        self.transfer.before_overwrite()
+        try:
+            for block in blocks:
+                if block.slots:
+                    self.transfer.page_in(block.host, block.offsets, self.arena, block.slots)
+        except Exception as error:
+            raise TransferError(f"paging in a restored sequence failed ({error}); the pager is still empty") from error
+        self._blocks = [replace(block) for block in blocks]
+        self.arena.positions = list(positions)
+        self.logical_rows = logical_rows
+        self.epoch += 1
+
     def reset(self) -> None:
         """Forget the sequence and give its host blocks back. Counters go on."""
         self.abandon_append()

@@ -3,12 +3,12 @@
 from tenure.runtime.hf.cache import CacheStatistics, PooledCache, PooledLayer
 from tenure.runtime.hf.compiled import CompiledDecoder
 from tenure.runtime.hf.sampling import Sampling
-from tenure.runtime.hf.session import (
+from tenure.runtime.hf.session import Session
+from tenure.runtime.hf.session_values import (
     BlockPlace,
     ContextLimitWarning,
     ReplyEnd,
     ReplyStatistics,
-    Session,
     SessionStatistics,
 )
 

@@ -469,6 +469,13 @@ class QueryWindow:
         by_layer = tuple(torch.cat(list(kept), dim=1)[:, -wanted:] for kept in self._kept)
         return RecentQueries(by_layer=by_layer, scaling=tuple(self._scaling))
 
+    def restore(self, queries: RecentQueries) -> None:
+        """Hold what `recent` once answered, and nothing else."""
+        self.clear()
+        self._scaling = list(queries.scaling)
+        for kept, by_layer in zip(self._kept, queries.by_layer, strict=True):
+            kept.append(by_layer)
+
     def clear(self) -> None:
         """Forget all queries."""
         for kept in self._kept:

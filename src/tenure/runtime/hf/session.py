@@ -10,9 +10,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,9 +19,28 @@ from tenure.errors import CapacityError, UsageError
 from tenure.kv.residency import Plan, Residence
 from tenure.policy import Policy
 from tenure.pool import SINK_BLOCKS, TAIL_BLOCKS
-from tenure.runtime.hf.cache import CacheStatistics, PooledCache
+from tenure.runtime.hf.cache import PooledCache
+from tenure.runtime.hf.identity import COMPUTED, Identity, computed_identity
 from tenure.runtime.hf.native import native_layers, native_states, opaque_layers, put_back
 from tenure.runtime.hf.sampling import GREEDY, Sampling, pick_token
+from tenure.runtime.hf.section_file import open_sections, write_sections
+from tenure.runtime.hf.session_file import (
+    SessionHeader,
+    SessionState,
+    metadata_of,
+    read_header,
+    read_state,
+    require_match,
+    restore_cache,
+    sections_of,
+)
+from tenure.runtime.hf.session_values import (
+    BlockPlace,
+    ContextLimitWarning,
+    ReplyEnd,
+    ReplyStatistics,
+    SessionStatistics,
+)
 from tenure.runtime.hf.text_stream import TextStream
 from tenure.runtime.hf.turns import following_ids, opening_ids
 
@@ -37,60 +55,6 @@ Progress = Callable[[int, int], None]
 """Called while a turn is read, with the rows read so far and those of the whole turn."""
 
 
-class ContextLimitWarning(UserWarning):
-    """A context has outgrown what its model was trained on; the pool holds, but what the model makes of it is open."""
-
-
-class ReplyEnd(Enum):
-    """Why a reply ended."""
-
-    STOP_TOKEN = "stop token"
-    TOKEN_LIMIT = "token limit"
-    STOPPED = "stopped"
-    """By `stop()`, or because whoever read the stream let go of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplyStatistics:
-    """The last reply. `seconds` is time spent in the model and in choosing tokens, not in whoever reads the stream."""
-
-    tokens: int
-    seconds: float
-    end: ReplyEnd
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens a second; 0 when there was none."""
-        return self.tokens / self.seconds if self.seconds > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SessionStatistics:
-    """What a status line shows. `reply` is None before the first one."""
-
-    logical_rows: int
-    resident_blocks: int
-    host_only_blocks: int
-    cache: CacheStatistics
-    reply: ReplyStatistics | None
-
-
-@dataclass(frozen=True, slots=True)
-class BlockPlace:
-    """Where one block is: positions `[first_position, stop_position)`, and how it scored when blocks were last ranked.
-
-    `score` is None for a block that has not been ranked.
-    """
-
-    index: int
-    first_position: int
-    stop_position: int
-    residence: Residence
-    resident_rows: int
-    protected: bool
-    score: float | None
-
-
 class Session:
     """A conversation: append to it, stream replies, ask where each block is. Use from one thread.
 
@@ -102,6 +66,7 @@ class Session:
     ids works and everything in text raises. `pool`, `policy`, `block_size`, `context_rows`, `host_bytes`, `sink_blocks`
     and `tail_blocks` are `PooledCache`'s. `system` opens the conversation. `seed` is that of sampled replies. A turn is
     read `read_rows` rows a forward (default: about `READ_ROWS`, in whole blocks; at most what the pool can take).
+    `identity` names the model in saved files (`tenure.models.load(...).identity`); without one it is computed then.
 
     The device memory is taken here. Raises what `PooledCache` raises; `UsageError` for a bad `read_rows`.
     """
@@ -117,6 +82,7 @@ class Session:
         sampling: Sampling = GREEDY,
         seed: int = 0,
         read_rows: int | None = None,
+        identity: Identity | None = None,
         block_size: int | None = None,
         context_rows: int | None = None,
         host_bytes: int | None = None,
@@ -145,6 +111,7 @@ class Session:
         self.tokenizer = tokenizer
         self.system = system
         self.sampling = sampling
+        self.identity = identity
         self.last_reply: ReplyStatistics | None = None
         self._clock = clock
         self._generator = torch.Generator().manual_seed(seed)
@@ -312,6 +279,70 @@ class Session:
             reply=self.last_reply,
         )
 
+    def save(self, path: Path | str) -> int:
+        """Write the session to a file, replacing one of that name in one step. Returns its bytes.
+
+        Everything that decides how the session goes on is in it; `load` continues bit-identically on the same machine.
+        Raises `DiskFullError` without room, `SessionFileError` where no file can be written; nothing is left then, and
+        a file that was there is still there. Reads every block's bytes; without an `identity`, every weight too.
+        """
+        self._require_agreement()
+        identity = computed_identity(self.model, self.tokenizer) if self.identity is None else self.identity
+        state = SessionState(
+            token_ids=self._ids,
+            turn_starts=self._turn_starts,
+            system=self.system,
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            read_rows=self.read_rows,
+            logits=self._logits,
+            generator_state=self._generator.get_state(),
+        )
+        metadata = metadata_of(self.cache, state, identity)
+        return write_sections(Path(path), metadata=metadata, sections=sections_of(self.cache, state))
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        *,
+        identity: Identity | None = None,
+        host_bytes: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Session:
+        """The session that `save` wrote, with the same pool, policy and settings, on the model that it was saved with.
+
+        `identity` is that of `model`; needed when the file was saved with one. Raises `SessionFileError`, which says
+        what is wrong, for a file that is truncated, damaged, of another version, model, tokenizer, dtype or geometry;
+        `PoolSizeError` when its pool does not fit this machine; `HostTierFullError` when its blocks do not.
+        """
+        with open_sections(Path(path)) as reader:
+            header = read_header(reader)
+            present = identity
+            if present is None:
+                if not header.model_id.startswith(COMPUTED):
+                    raise reader.refusal(
+                        f"it was saved with a named model, {header.model_id}; pass the identity of this one, "
+                        "load(..., identity=tenure.models.load(...).identity)"
+                    )
+                present = computed_identity(model, tokenizer)
+            require_match(header, reader, identity=present, dtype=model.dtype)
+            settings = _settings(header)
+            session = cls(model, tokenizer, identity=identity, host_bytes=host_bytes, clock=clock, **settings)
+            restore_cache(session.cache, reader, header)
+            session._adopt(read_state(reader, header))
+        return session
+
+    def _adopt(self, state: SessionState) -> None:
+        self._ids, self._turn_starts = list(state.token_ids), list(state.turn_starts)
+        self.sampling = Sampling(temperature=state.temperature, top_p=state.top_p)
+        self.system, self.read_rows = state.system, state.read_rows
+        self._logits = None if state.logits is None else state.logits.to(self.model.device)
+        self._generator.set_state(state.generator_state)
+        self._limit_announced = len(self._ids) > self._trained_rows
+
     def check_invariants(self) -> None:
         """Raise unless ids and rows agree (`UsageError`) and every residency invariant holds (`InternalError`)."""
         self._require_agreement()
@@ -452,3 +483,13 @@ class Session:
 def _require_token_count(max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise UsageError(f"max_new_tokens is {max_new_tokens}; a reply has at least 1 token")
+
+
+def _settings(header: SessionHeader) -> dict[str, Any]:
+    return {
+        "pool": header.capacity_rows,
+        "block_size": header.block_size,
+        "policy": header.policy,
+        "sink_blocks": header.sink_blocks,
+        "tail_blocks": header.tail_blocks,
+    }
