@@ -182,11 +182,11 @@ def run(
                         policies=policies,
                     )
                 )
-    _summarize(report, found)
+    summarize(report, found)
     return report
 
 
-def _summarize(report: BenchReport, found: Sequence[Hits]) -> None:
+def summarize(report: BenchReport, found: Sequence[Hits]) -> None:
     """One row a cell and policy; the worst ratio over cells where the control itself is good enough."""
     cells: dict[tuple[int, float | None, int | None, float, str], list[int]] = {}
     for hit in found:
