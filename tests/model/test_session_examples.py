@@ -27,7 +27,7 @@ def test_generate_reads_a_prompt_longer_than_the_pool(capsys: pytest.CaptureFixt
 
 @pytest.mark.model
 def test_a_long_chat_answers_from_its_start_and_from_its_file(capsys: pytest.CaptureFixture[str]) -> None:
-    output = shown("02_long_chat.py", capsys)
+    output = shown("02_long_chat.py", capsys, 800)
     assert "Anna's dog is called Biscuit" in output
     assert output.count("Anna's cat is called Pepper") == 2
     assert "agrees: True" in output
