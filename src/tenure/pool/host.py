@@ -14,6 +14,10 @@ SLAB_BYTES = 32 * 2**20
 pages cost a fault each), small enough that a short conversation does not reserve much."""
 
 
+SLAB_BLOCKS = 256
+"""And of at most this many blocks, each of which costs some Python objects: what matters for very small models."""
+
+
 class HostBlock:
     """One block's rows on the host: a contiguous buffer, seen as one `[P, H, block_size, D]` tensor a plane group.
 
@@ -107,7 +111,7 @@ class HostTier:
         self._free.append(block)
 
     def _grow(self) -> None:
-        slab_blocks = max(1, SLAB_BYTES // self.block_bytes)
+        slab_blocks = max(1, min(SLAB_BYTES // self.block_bytes, SLAB_BLOCKS))
         if self.budget_bytes is not None:
             slab_blocks = max(1, min(slab_blocks, self.budget_bytes // self.block_bytes - self._allocated_blocks))
         elements = self.layout.elements_per_block
