@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tenure.errors import PoolSizeError
-from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
+from tenure.pool.planning import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
 
 DEFAULT_BLOCK_SIZE = 64
 """Rows a block (KVFlash's chunk)."""
