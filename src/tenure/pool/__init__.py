@@ -4,8 +4,10 @@ from tenure.pool.arena import Arena
 from tenure.pool.events import BlockEvicted, BlockRecalled, BlockSealed, Cropped, Listener, PoolEvent
 from tenure.pool.host import HostBlock, HostStatistics, HostTier
 from tenure.pool.layout import ArenaLayout, PlaneGroup, layout_for
-from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, Pager, PagerStatistics, minimum_blocks
+from tenure.pool.pager import Pager
+from tenure.pool.planning import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
 from tenure.pool.pool import Pool, PoolStatistics
+from tenure.pool.run import PagerStatistics
 from tenure.pool.sizing import (
     BLOCK_SIZES,
     PoolSizing,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from tenure.errors import InternalError
+from tenure.errors import GeometryError, InternalError
 from tenure.pool.layout import ArenaLayout
 
 
@@ -74,10 +74,27 @@ class Arena:
         """Write new rows of one layer (`[1, H, T, D]` each) at `[first_slot, first_slot + T)`, beyond the run.
 
         They are no rows of the run until `append_positions` says so: a forward that dies half way leaves no trace.
+        Rows are stored without their autograd history: no gradient flows through a cache.
+        Raises `GeometryError` when heads, head dims, rows or dtype are not those that the arena was made for: a copy
+        would broadcast or round them without a word.
         """
+        key_slots, value_slots = self._keys[ordinal], self._values[ordinal]
         rows = keys.shape[2]
-        self._keys[ordinal].narrow(2, first_slot, rows).copy_(keys)
-        self._values[ordinal].narrow(2, first_slot, rows).copy_(values)
+        heads = key_slots.shape[1]
+        if (
+            keys.shape != (1, heads, rows, key_slots.shape[3])
+            or values.shape != (1, heads, rows, value_slots.shape[3])
+            or keys.dtype != self.dtype
+            or values.dtype != self.dtype
+        ):
+            raise GeometryError(
+                f"pooled layer {ordinal} wrote keys {list(keys.shape)} {keys.dtype} and values {list(values.shape)} "
+                f"{values.dtype}; this arena holds keys [1, {heads}, rows, {key_slots.shape[3]}] and values "
+                f"[1, {heads}, rows, {value_slots.shape[3]}] of {self.dtype}. The cache must be made from the "
+                "configuration of the model it is used with"
+            )
+        key_slots.narrow(2, first_slot, rows).copy_(keys.detach())
+        value_slots.narrow(2, first_slot, rows).copy_(values.detach())
 
     def append_positions(self, first_position: int, rows: int) -> None:
         """Make rows that every layer has written part of the run."""
@@ -93,16 +110,25 @@ class Arena:
             del self.positions[self.resident_rows - rows :]
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Copy rows between slots, `sources[i]` to `targets[i]`, positions with them. O(rows).
+        """Copy rows between slots, `sources[i]` to `targets[i]`. O(rows).
 
         A run that overlaps itself is copied through a temporary. Distinct runs must not overlap each other.
-        Targets may lie beyond the run (the caller sets its extent afterwards with `set_extent`).
+        Targets may lie beyond the run; `positions` is the caller's to set.
         """
         for source, target, rows in contiguous_runs(sources, targets):
             overlaps = abs(source - target) < rows
             for plane in self.planes:
                 taken = plane.narrow(2, source, rows)
                 plane.narrow(2, target, rows).copy_(taken.clone() if overlaps else taken)
+
+    def save_rows(self, slots: range) -> tuple[torch.Tensor, ...]:
+        """A copy of consecutive rows, one tensor a plane group, for `load_rows`."""
+        return tuple(plane[:, :, slots.start : slots.stop].clone() for plane in self.planes)
+
+    def load_rows(self, first_slot: int, saved: Sequence[torch.Tensor]) -> None:
+        """Write rows that `save_rows` took at `first_slot` and after."""
+        for plane, rows in zip(self.planes, saved, strict=True):
+            plane.narrow(2, first_slot, rows.shape[2]).copy_(rows)
 
     def poison(self, slots: Sequence[int]) -> None:
         """Fill slots with NaN, so that a read of a dead row cannot pass unnoticed. For tests."""

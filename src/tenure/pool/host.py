@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tenure.errors import HostTierFullError, InternalError
+from tenure.errors import HostTierFullError, InternalError, PoolSizeError
 from tenure.pool.layout import ArenaLayout
 
 SLAB_BYTES = 32 * 2**20
@@ -14,28 +14,25 @@ SLAB_BYTES = 32 * 2**20
 pages cost a fault each), small enough that a short conversation does not reserve much."""
 
 
-SLAB_BLOCKS = 256
-"""And of at most this many blocks, each of which costs some Python objects: what matters for very small models."""
-
-
 class HostBlock:
     """One block's rows on the host: a contiguous buffer, seen as one `[P, H, block_size, D]` tensor a plane group.
 
-    `copied` is None, or the event after which the bytes are all there (a device with its own copy stream sets it).
+    `busy_until` is None, or the event after which no copy out of or into the buffer is under way (a device with its own
+    copy stream sets it, in both directions).
     """
 
-    __slots__ = ("buffer", "copied", "views")
+    __slots__ = ("buffer", "busy_until", "views")
 
     def __init__(self, buffer: torch.Tensor, views: tuple[torch.Tensor, ...]) -> None:
         self.buffer = buffer
         self.views = views
-        self.copied: torch.cuda.Event | None = None
+        self.busy_until: torch.cuda.Event | None = None
 
     def wait(self) -> None:
-        """Return once the bytes can be read by the host."""
-        if self.copied is not None:
-            self.copied.synchronize()
-            self.copied = None
+        """Return once the bytes can be read or written by the host."""
+        if self.busy_until is not None:
+            self.busy_until.synchronize()
+            self.busy_until = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +58,15 @@ class HostTier:
         self, layout: ArenaLayout, *, dtype: torch.dtype, budget_bytes: int | None = None, pinned: bool = False
     ) -> None:
         if budget_bytes is not None and budget_bytes < 0:
-            raise HostTierFullError(f"host budget is {budget_bytes} bytes; it must be 0 or more")
+            raise PoolSizeError(f"host budget is {budget_bytes} bytes; it must be 0 or more, or None for no limit")
         self.layout = layout
         self.dtype = dtype
         self.budget_bytes = budget_bytes
         self.pinned = pinned
         self.block_bytes = layout.bytes_per_block(dtype)
         self._free: list[HostBlock] = []
-        self._used: set[int] = set()
+        self._uncarved: list[torch.Tensor] = []
+        self._used: set[HostBlock] = set()
         self._allocated_blocks = 0
         self._peak_blocks = 0
 
@@ -95,41 +93,64 @@ class HostTier:
         Raises `HostTierFullError` when the budget is spent or the machine has no memory left; nothing is changed then.
         """
         self.require(1)
-        if not self._free:
-            self._grow()
-        block = self._free.pop()
-        self._used.add(id(block))
+        block = self._free.pop() if self._free else self._carve()
+        self._used.add(block)
         self._peak_blocks = max(self._peak_blocks, len(self._used))
         return block
 
+    def allocate_many(self, blocks: int) -> list[HostBlock]:
+        """Take several block buffers, or none. Raises as `allocate` does."""
+        self.require(blocks)
+        taken: list[HostBlock] = []
+        try:
+            while len(taken) < blocks:
+                taken.append(self.allocate())
+        except BaseException:
+            for block in taken:
+                self.free(block)
+            raise
+        return taken
+
     def free(self, block: HostBlock) -> None:
-        """Give a buffer back. Waits for a copy into it that is still under way."""
-        if id(block) not in self._used:
+        """Give a buffer back. Waits for a copy out of or into it that is still under way."""
+        if block not in self._used:
             raise InternalError("a host block was freed twice, or belongs to another tier")
         block.wait()
-        self._used.remove(id(block))
+        self._used.remove(block)
         self._free.append(block)
 
-    def _grow(self) -> None:
-        slab_blocks = max(1, min(SLAB_BYTES // self.block_bytes, SLAB_BLOCKS))
+    def _carve(self) -> HostBlock:
+        """Cut the next block from the newest slab, or a new one. O(1), so that small blocks do not stall a step."""
+        if not self._uncarved:
+            self._uncarved.append(self._new_slab())
+        slab, elements = self._uncarved.pop(), self.layout.elements_per_block
+        if slab.numel() > elements:
+            self._uncarved.append(slab[elements:])
+        buffer = slab[:elements]
+        return HostBlock(buffer, self.layout.block_views(buffer))
+
+    def _new_slab(self) -> torch.Tensor:
+        """Memory for as many blocks as a slab and the budget take; half as many, and so on, where there is less."""
+        slab_blocks = max(1, SLAB_BYTES // self.block_bytes)
         if self.budget_bytes is not None:
             slab_blocks = max(1, min(slab_blocks, self.budget_bytes // self.block_bytes - self._allocated_blocks))
-        elements = self.layout.elements_per_block
-        try:
-            with torch.inference_mode(mode=False):
-                slab = torch.empty(slab_blocks * elements, dtype=self.dtype, pin_memory=self.pinned)
-        except (RuntimeError, MemoryError) as error:
-            raise HostTierFullError(
-                f"the machine gave no {_mib(slab_blocks * self.block_bytes)} of host memory for {slab_blocks} more "
-                f"block(s) ({_mib(self._allocated_blocks * self.block_bytes)} held); no block was dropped"
-            ) from error
-        # Views made in inference mode could not be written to outside it, by a later forward of the same sequence.
-        with torch.inference_mode(mode=False):
-            for index in range(slab_blocks):
-                buffer = slab[index * elements : (index + 1) * elements]
-                self._free.append(HostBlock(buffer, self.layout.block_views(buffer)))
-        self._free.reverse()
-        self._allocated_blocks += slab_blocks
+        while True:
+            try:
+                with torch.inference_mode(mode=False):
+                    elements = slab_blocks * self.layout.elements_per_block
+                    slab = torch.empty(elements, dtype=self.dtype, pin_memory=self.pinned)
+            except (RuntimeError, MemoryError) as error:
+                if slab_blocks == 1:
+                    kind = "page-locked host" if self.pinned else "host"
+                    held = _mib(self._allocated_blocks * self.block_bytes)
+                    raise HostTierFullError(
+                        f"the machine gave no {_mib(self.block_bytes)} of {kind} memory for one more block ({held} "
+                        "are held); no block was dropped. Free host memory or end a sequence."
+                    ) from error
+                slab_blocks //= 2
+            else:
+                self._allocated_blocks += slab_blocks
+                return slab
 
     def statistics(self) -> HostStatistics:
         """A snapshot of what is held."""
@@ -143,10 +164,11 @@ class HostTier:
 
     def check_invariants(self) -> None:
         """Raise `InternalError` unless the accounting is exact."""
-        if len(self._used) + len(self._free) != self._allocated_blocks:
+        uncarved = sum(slab.numel() for slab in self._uncarved) // self.layout.elements_per_block
+        if len(self._used) + len(self._free) + uncarved != self._allocated_blocks:
             raise InternalError(
-                f"host tier allocated {self._allocated_blocks} blocks, but {len(self._used)} are used and "
-                f"{len(self._free)} free"
+                f"host tier allocated {self._allocated_blocks} blocks, but {len(self._used)} are used, "
+                f"{len(self._free)} free and {uncarved} not handed out yet"
             )
         if self.budget_bytes is not None and self.used_bytes > self.budget_bytes:
             raise InternalError(f"host tier uses {self.used_bytes} of {self.budget_bytes} bytes")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from tenure.errors import PlanError
 from tenure.pool.host import HostBlock
 
 
@@ -27,9 +29,7 @@ class Move:
     arrival_slots: dict[int, Sequence[int]]
     fill_sources: Sequence[int]
     fill_targets: Sequence[int]
-    head_sources: Sequence[int]
-    head_targets: Sequence[int]
-    head_first: bool
+    head_targets: range
 
     @property
     def resident_rows(self) -> int:
@@ -89,10 +89,20 @@ def plan_move(
         arrival_slots=arrival_slots,
         fill_sources=fill_sources,
         fill_targets=fill_targets,
-        head_sources=range(body_rows, body_rows + head_rows),
         head_targets=range(new_body_rows, new_body_rows + head_rows),
-        head_first=new_body_rows > body_rows,
     )
+
+
+def rows_by_block(positions: Iterable[int], *, block_size: int) -> dict[int, list[int]]:
+    """Group positions into ascending offsets by block. Raises `PlanError` for a position that is named twice."""
+    rows: dict[int, list[int]] = {}
+    ordered = sorted(positions)
+    for before, after in pairwise(ordered):
+        if before == after:
+            raise PlanError(f"position {before} is named twice; each row at most once")
+    for position in ordered:
+        rows.setdefault(position // block_size, []).append(position % block_size)
+    return rows
 
 
 def _compact(pairs: list[tuple[int, int]], block_size: int) -> tuple[Sequence[int], Sequence[int]]:
@@ -102,3 +112,36 @@ def _compact(pairs: list[tuple[int, int]], block_size: int) -> tuple[Sequence[in
     if len(pairs) == block_size and slots[-1] - slots[0] == block_size - 1 and slots == sorted(slots):
         return range(block_size), range(slots[0], slots[0] + block_size)
     return offsets, slots
+
+
+def problems_of(
+    blocks: Sequence[SealedBlock],
+    positions: Sequence[int],
+    *,
+    capacity_rows: int,
+    logical_rows: int,
+    block_size: int,
+    sink_blocks: int,
+) -> list[str]:
+    """What is wrong with a run, one sentence a fault; empty when every residency invariant holds. O(rows)."""
+    problems = []
+    if len(positions) > capacity_rows:
+        problems.append(f"{len(positions)} rows are resident in an arena of {capacity_rows}")
+    if len(set(positions)) != len(positions):
+        problems.append("a position is resident twice")
+    head = list(range(logical_rows - logical_rows % block_size, logical_rows))
+    if list(positions[len(positions) - len(head) :]) != head:
+        problems.append("the head's rows are not last in the run, in position order")
+    if len(blocks) != logical_rows // block_size:
+        problems.append(f"{len(blocks)} sealed blocks for {logical_rows} rows")
+    claimed = 0
+    for index, block in enumerate(blocks):
+        claimed += len(block.slots)
+        expected = [index * block_size + offset for offset in block.offsets]
+        if [positions[slot] for slot in block.slots if slot < len(positions)] != expected:
+            problems.append(f"the slots of block {index} hold other positions than its own")
+        if index < sink_blocks and len(block.slots) != block_size:
+            problems.append(f"sink block {index} is not resident")
+    if claimed + len(head) != len(positions):
+        problems.append(f"blocks claim {claimed} slots and the head {len(head)}, but {len(positions)} are in use")
+    return problems

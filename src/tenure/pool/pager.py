@@ -1,8 +1,9 @@
 """The pager: which rows of one sequence are on the device, and every way in which that changes.
 
 State changes only through `append` (in three steps, so that a model's forward can run in between), `apply` a plan,
-`drop_rows`, `promote_rows` and `crop`. Each is all-or-nothing: it either completes and emits its events, or raises and
-leaves what can be observed as it was.
+`drop_rows`, `promote_rows`, `crop` and `reset`. Each is all-or-nothing: it either completes and emits its events, or
+raises and leaves what can be observed as it was. (An append that was begun and not committed is not part of the state:
+whatever moves rows abandons it, also when the move fails.)
 
 Layout of the run (see `tenure.pool.arena`): the rows of sealed blocks in any order, then the head's rows in position
 order. Evicting leaves holes; recalled rows fill them, what is left over is filled with the last rows before the head,
@@ -11,52 +12,25 @@ and the head moves up.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
 
-from tenure.errors import CapacityError, InternalError, PlanError, PoolSizeError, TenureError, TransferError
-from tenure.kv.residency import BlockIndex, BlockView, Plan, ResidencyView, summarize_blocks
+from tenure.errors import CapacityError, InternalError, PlanError, PoolSizeError
+from tenure.kv.residency import BlockIndex, BlockView, Plan, ResidencyView
 from tenure.pool.arena import Arena
 from tenure.pool.events import BlockEvicted, BlockRecalled, BlockSealed, Cropped, Listener, PoolEvent
 from tenure.pool.host import HostBlock, HostTier
-from tenure.pool.moves import Move, SealedBlock, plan_move
+from tenure.pool.moves import SealedBlock, problems_of, rows_by_block
+from tenure.pool.planning import (
+    SINK_BLOCKS,
+    TAIL_BLOCKS,
+    VictimOrder,
+    choose_victims,
+    minimum_blocks,
+    oldest_first,
+    plan_append,
+)
+from tenure.pool.run import PagerStatistics, Run
 from tenure.pool.transfer import Transfer, transfer_for
-
-SINK_BLOCKS = 1
-"""First blocks that are never victims (attention sinks: StreamingLLM, arXiv 2309.17453; KVFlash's default)."""
-TAIL_BLOCKS = 4
-"""Blocks before the head that are never victims (KVFlash's default)."""
-
-VictimOrder = Callable[[ResidencyView], Iterable[BlockIndex]]
-"""Orders blocks by who goes first. Blocks that cannot be evicted are skipped by the caller."""
-
-
-def minimum_blocks(*, sink_blocks: int, tail_blocks: int) -> int:
-    """Blocks below which a pool cannot make progress: the protected ones, the head, and one that can be a victim."""
-    return sink_blocks + tail_blocks + 2
-
-
-def oldest_first(view: ResidencyView) -> Iterable[BlockIndex]:
-    """Order victims by position, oldest first: what remains is a sink and a sliding window."""
-    return (block.index for block in view.blocks)
-
-
-@dataclass(frozen=True, slots=True)
-class PagerStatistics:
-    """Counts since construction, and the state now. Bytes count each copy once."""
-
-    logical_rows: int
-    resident_rows: int
-    capacity_rows: int
-    sealed_blocks: int
-    host_only_blocks: int
-    blocks_evicted: int
-    blocks_recalled: int
-    bytes_out: int
-    bytes_in: int
-    epoch: int
 
 
 class Pager:
@@ -94,15 +68,18 @@ class Pager:
         self.sink_blocks = sink_blocks
         self.tail_blocks = tail_blocks
         self.listener = listener
-        self.logical_rows = 0
-        self.epoch = 0
         self.transfer = transfer_for(arena.device) if transfer is None else transfer
-        self._poison = poison_dead_rows
-        self._blocks: list[SealedBlock] = []
-        self._pending_rows = 0
-        self._pending_hosts: list[HostBlock] = []
-        self._broken: str | None = None
-        self._evicted = self._recalled = self._bytes_out = self._bytes_in = 0
+        self._run = Run(arena, host, self.transfer, poison_dead_rows=poison_dead_rows)
+
+    @property
+    def logical_rows(self) -> int:
+        """Rows of the sequence, wherever they are."""
+        return self._run.logical_rows
+
+    @property
+    def epoch(self) -> int:
+        """Grows with every change; a plan for another epoch is refused."""
+        return self._run.counts.epoch
 
     @property
     def resident_rows(self) -> int:
@@ -117,12 +94,12 @@ class Pager:
     @property
     def sealed_blocks(self) -> int:
         """Number of full blocks."""
-        return len(self._blocks)
+        return len(self._run.blocks)
 
     @property
     def host_only_blocks(self) -> int:
         """Sealed blocks without a single row on the device. O(blocks)."""
-        return sum(1 for block in self._blocks if not block.slots)
+        return sum(1 for block in self._run.blocks if not block.slots)
 
     @property
     def max_append_rows(self) -> int:
@@ -146,7 +123,7 @@ class Pager:
                 host_backed=True,
                 protected=self.is_protected(index, appending_rows=appending_rows),
             )
-            for index, block in enumerate(self._blocks)
+            for index, block in enumerate(self._run.blocks)
         ]
         if self.head_rows:
             head = BlockView(
@@ -168,13 +145,18 @@ class Pager:
         )
 
     def host_block(self, block: int) -> HostBlock:
-        """The host copy of a sealed block. Wait on it before reading its bytes."""
-        return self._blocks[block].host
+        """The host copy of a sealed block; wait on it before reading. Raises `PlanError` for any other block."""
+        self._require_known(block)
+        return self._run.blocks[block].host
 
     def resident_slots(self, block: int) -> Sequence[int]:
-        """Slots of a block's resident rows in position order; empty when it is host-only."""
-        if block < len(self._blocks):
-            return self._blocks[block].slots
+        """Slots of a block's resident rows in position order; empty when it is host-only.
+
+        Raises `PlanError` for a block that does not exist.
+        """
+        if block != len(self._run.blocks):
+            self._require_known(block)
+            return self._run.blocks[block].slots
         first = self.resident_rows - self.head_rows
         return range(first, first + self.head_rows)
 
@@ -184,51 +166,27 @@ class Pager:
         Blocks of the tail window that a crop or a restore left on the host are recalled; victims are taken in `order`.
         Raises `CapacityError` when even evicting everything unprotected would not make room.
         """
+        if rows < 0:
+            raise CapacityError(f"room for {rows} rows was asked for; expected 0 or more")
         if self._is_roomy(rows):
             return Plan(epoch=self.epoch)
         view = self.view(appending_rows=rows)
-        missing = [
-            block for block in view.blocks if block.resident_rows < block.written_rows and self._in_tail(block, rows)
-        ]
-        recalled_rows = sum(block.written_rows - block.resident_rows for block in missing)
-        short_rows = recalled_rows - view.free_rows
-        victims: list[BlockIndex] = []
-        for index in order(view) if short_rows > 0 else ():
-            if short_rows <= 0:
-                break
-            if view.blocks[index].evictable:
-                victims.append(index)
-                short_rows -= view.blocks[index].resident_rows
-        if short_rows > 0:
-            raise CapacityError(
-                f"{rows} rows cannot be appended: the pool holds {self.arena.capacity_rows} rows, {self.resident_rows} "
-                f"are resident and only {sum(b.resident_rows for b in view.blocks if b.evictable)} of them may be "
-                f"evicted. Append at most {self.max_append_rows} rows at a time (generate(..., "
-                f"prefill_chunk_size={self.max_append_rows}) does that), or make the pool larger."
-            )
-        return Plan(
-            epoch=self.epoch,
-            evict=tuple(victims),
-            recall=tuple(block.index for block in missing),
-            appending_rows=rows,
-            reason=f"room for {rows} row(s)",
-        )
+        return plan_append(view, tail_blocks=self.tail_blocks, max_append_rows=self.max_append_rows, order=order)
 
     def _is_roomy(self, rows: int) -> bool:
         """The common case in O(1): the rows fit and the tail window is whole."""
         if self.resident_rows + rows > self.arena.capacity_rows:
             return False
         head = (self.logical_rows + rows) // self.block_size
-        tail = self._blocks[max(0, head - self.tail_blocks) : head]
+        tail = self._run.blocks[max(0, head - self.tail_blocks) : head]
         return all(len(block.slots) == self.block_size for block in tail)
 
-    def _in_tail(self, block: BlockView, rows: int) -> bool:
-        return block.index >= (self.logical_rows + rows) // self.block_size - self.tail_blocks
-
     def resident_rows_after(self, plan: Plan) -> int:
-        """Rows that would be resident after a plan. Pure."""
-        freed = sum(len(self._blocks[block].slots) for block in plan.evict)
-        gained = sum(self.block_size - len(self._blocks[block].slots) for block in plan.recall)
+        """Rows that would be resident after a plan. Pure. Raises `PlanError` for a block that is not sealed."""
+        for block in (*plan.evict, *plan.recall):
+            self._require_known(block)
+        freed = sum(len(self._run.blocks[block].slots) for block in plan.evict)
+        gained = sum(self.block_size - len(self._run.blocks[block].slots) for block in plan.recall)
         return self.resident_rows - freed + gained
 
     def begin_append(self, rows: int) -> int:
@@ -236,10 +194,9 @@ class Pager:
 
         Room must be there already (apply `plan_room` first). Takes the host blocks that sealing will need, so that
         `commit_append` cannot run out of them. An earlier append that was begun and not committed is abandoned.
-        Raises `HostTierFullError` or `CapacityError`; nothing is changed then.
+        Raises `HostTierFullError`, `CapacityError` or `TransferError`; nothing is changed then.
         """
-        self._require_whole()
-        self.abandon_append()
+        self._run.require_usable()
         if rows < 1:
             raise CapacityError(f"an append of {rows} rows was asked for; at least 1 is needed")
         if self.resident_rows + rows > self.arena.capacity_rows:
@@ -247,18 +204,7 @@ class Pager:
                 f"{rows} rows do not fit behind {self.resident_rows} resident rows in an arena of "
                 f"{self.arena.capacity_rows}; apply plan_room({rows}) first"
             )
-        sealing = (self.logical_rows + rows) // self.block_size - len(self._blocks)
-        self.host.require(sealing)
-        hosts: list[HostBlock] = []
-        try:
-            for _ in range(sealing):
-                hosts.append(self.host.allocate())  # noqa: PERF401 - a partial list must be given back on failure
-        except TenureError:
-            for host in hosts:
-                self.host.free(host)
-            raise
-        self.transfer.before_overwrite()
-        self._pending_rows, self._pending_hosts = rows, hosts
+        self._run.begin(rows)
         return self.resident_rows
 
     def commit_append(self) -> None:
@@ -266,37 +212,13 @@ class Pager:
 
         Raises `TransferError` when a copy fails; the sequence is then as before `begin_append`.
         """
-        rows, hosts = self._pending_rows, self._pending_hosts
-        if not rows:
-            raise InternalError("commit_append without begin_append")
-        first_slot = self.resident_rows - self.head_rows
-        sealed: list[SealedBlock] = []
-        try:
-            for index, host in enumerate(hosts):
-                slots = range(first_slot + index * self.block_size, first_slot + (index + 1) * self.block_size)
-                self.transfer.page_out(self.arena, slots, host)
-                sealed.append(SealedBlock(host=host, offsets=range(self.block_size), slots=slots))
-        except Exception as error:
-            self.abandon_append()
-            raise TransferError(
-                f"copying a sealed block to the host failed ({error}); the {rows} appended row(s) were discarded and "
-                f"the sequence is back at {self.logical_rows} rows"
-            ) from error
-        self.arena.append_positions(self.logical_rows, rows)
-        first_sealed = len(self._blocks)
-        self.logical_rows += rows
-        self._blocks.extend(sealed)
-        self._pending_rows, self._pending_hosts = 0, []
-        self.epoch += 1
-        self._bytes_out += len(sealed) * self.host.block_bytes
-        for index in range(first_sealed, len(self._blocks)):
-            self._emit(BlockSealed(block=index, logical_rows=self.logical_rows))
+        self._run.require_usable()
+        sealed = self._run.append()
+        self._emit([BlockSealed(block=block, logical_rows=self.logical_rows) for block in sealed])
 
     def abandon_append(self) -> None:
         """Forget an append that was begun and not committed; its rows were never part of the run."""
-        hosts, self._pending_hosts, self._pending_rows = self._pending_hosts, [], 0
-        for host in hosts:
-            self.host.free(host)
+        self._run.abandon()
 
     def apply(self, plan: Plan) -> None:
         """Carry out a plan, all or nothing, and emit one event a block.
@@ -304,7 +226,7 @@ class Pager:
         Raises `PlanError` when the plan was made for another state, names a block that cannot move, or does not fit;
         `TransferError` when a copy fails. Nothing has changed in either case.
         """
-        self._require_whole()
+        self._run.require_usable()
         if plan.epoch != self.epoch:
             raise PlanError(
                 f"the plan was made for epoch {plan.epoch}, the pool is at epoch {self.epoch}; plan again from view()"
@@ -318,9 +240,9 @@ class Pager:
                 raise PlanError(
                     f"block {block} is a sink, in the tail window or the head, and is never a victim; {plan}"
                 )
-            if not self._blocks[block].slots:
+            if not self._run.blocks[block].slots:
                 raise PlanError(f"block {block} has no resident row to evict; {plan}")
-            leaving[block] = self._blocks[block].offsets
+            leaving[block] = self._run.blocks[block].offsets
         arriving: dict[int, Sequence[int]] = {}
         for block in plan.recall:
             self._require_known(block)
@@ -328,22 +250,22 @@ class Pager:
             if not missing:
                 raise PlanError(f"block {block} is resident already and cannot be recalled; {plan}")
             arriving[block] = missing
-        self._relocate(leaving, arriving, reason=plan.reason)
+        self._relocate(leaving, arriving, reason=plan.reason, appending_rows=plan.appending_rows)
 
     def drop_rows(self, positions: Iterable[int], *, reason: str = "rows dropped") -> None:
         """Give up single rows of the device; the host keeps them. All or nothing. O(resident rows).
 
         Raises `PlanError` for a row that is not resident, not sealed, or in a protected block.
         """
-        self._require_whole()
-        leaving = self._by_block(positions)
+        self._run.require_usable()
+        leaving = rows_by_block(positions, block_size=self.block_size)
         for block, offsets in leaving.items():
             self._require_known(block)
             if self.is_protected(block):
                 raise PlanError(
                     f"rows of block {block} cannot be dropped: it is a sink, in the tail window or the head"
                 )
-            absent = sorted(set(offsets) - set(self._blocks[block].offsets))
+            absent = sorted(set(offsets) - set(self._run.blocks[block].offsets))
             if absent:
                 raise PlanError(f"row(s) at offset {absent} of block {block} are not resident and cannot be dropped")
         self._relocate(leaving, {}, reason=reason)
@@ -353,256 +275,130 @@ class Pager:
 
         Raises `PlanError` for a row that is resident already or not sealed, or when they do not fit.
         """
-        self._require_whole()
-        arriving = self._by_block(positions)
+        self._run.require_usable()
+        arriving = rows_by_block(positions, block_size=self.block_size)
         for block, offsets in arriving.items():
             self._require_known(block)
-            present = sorted(set(offsets) & set(self._blocks[block].offsets))
+            present = sorted(set(offsets) & set(self._run.blocks[block].offsets))
             if present:
                 raise PlanError(f"row(s) at offset {present} of block {block} are resident already")
         self._relocate({}, arriving, reason=reason)
 
-    def _by_block(self, positions: Iterable[int]) -> dict[int, list[int]]:
-        rows: dict[int, list[int]] = {}
-        ordered = sorted(positions)
-        for before, after in pairwise(ordered):
-            if before == after:
-                raise PlanError(f"position {before} is named twice; each row at most once")
-        for position in ordered:
-            rows.setdefault(position // self.block_size, []).append(position % self.block_size)
-        return rows
-
     def _missing_offsets(self, block: int) -> Sequence[int]:
-        present = self._blocks[block].offsets
+        present = self._run.blocks[block].offsets
         if not present:
             return range(self.block_size)
         return sorted(set(range(self.block_size)) - set(present))
 
     def _require_known(self, block: int) -> None:
-        if not 0 <= block < len(self._blocks):
-            raise PlanError(f"block {block} is not a sealed block of this sequence, which has {len(self._blocks)}")
-
-    def _require_whole(self) -> None:
-        if self._broken:
-            raise InternalError(self._broken)
+        if not 0 <= block < len(self._run.blocks):
+            raise PlanError(f"block {block} is not a sealed block of this sequence, which has {len(self._run.blocks)}")
 
     def _relocate(
-        self, leaving: Mapping[int, Sequence[int]], arriving: Mapping[int, Sequence[int]], *, reason: str
+        self,
+        leaving: Mapping[int, Sequence[int]],
+        arriving: Mapping[int, Sequence[int]],
+        *,
+        reason: str,
+        appending_rows: int = 0,
     ) -> None:
-        """Move rows out and in. Everything is computed first, then copied with an undo log, then committed."""
-        move = plan_move(
-            self._blocks,
-            self.arena.positions,
-            head_rows=self.head_rows,
-            block_size=self.block_size,
-            leaving=leaving,
-            arriving=arriving,
+        if not leaving and not arriving:
+            return
+        self._run.relocate(leaving, arriving, spare_rows=appending_rows)
+        logical_rows = self.logical_rows
+        self._emit(
+            [
+                *(BlockEvicted(block, len(rows), reason, logical_rows) for block, rows in leaving.items()),
+                *(BlockRecalled(block, len(rows), reason, logical_rows) for block, rows in arriving.items()),
+            ]
         )
-        if move.resident_rows > self.arena.capacity_rows:
-            raise PlanError(
-                f"{move.resident_rows} rows would be resident in an arena of {self.arena.capacity_rows}; "
-                f"evict {summarize_blocks(leaving) or 'nothing'}, recall {summarize_blocks(arriving)} does not fit"
-            )
-        self.abandon_append()
-        self.transfer.before_overwrite()
-        self._copy(move, leaving, arriving)
-        gone = range(move.resident_rows, self.resident_rows)
-        self.arena.positions = move.positions
-        for block, (offsets, slots) in move.blocks.items():
-            self._blocks[block] = replace(self._blocks[block], offsets=offsets, slots=slots)
-        self.epoch += 1
-        row_bytes = self.host.block_bytes // self.block_size
-        self._bytes_in += sum(len(offsets) for offsets in arriving.values()) * row_bytes
-        self._evicted += len(leaving)
-        self._recalled += len(arriving)
-        if self._poison:
-            self.arena.poison(gone)
-        for block, offsets in leaving.items():
-            self._emit(BlockEvicted(block=block, rows=len(offsets), reason=reason, logical_rows=self.logical_rows))
-        for block, offsets in arriving.items():
-            self._emit(BlockRecalled(block=block, rows=len(offsets), reason=reason, logical_rows=self.logical_rows))
-
-    def _copy(self, move: Move, leaving: Mapping[int, Sequence[int]], arriving: Mapping[int, Sequence[int]]) -> None:
-        undo: list[Callable[[], None]] = []
-
-        def restore_evicted() -> None:
-            for block, offsets in leaving.items():
-                held = self._blocks[block]
-                slots = [held.slots[bisect_left(held.offsets, offset)] for offset in offsets]
-                self.transfer.page_in(held.host, offsets, self.arena, slots)
-
-        try:
-            undo.append(restore_evicted)
-            if move.head_first:
-                undo.append(lambda: self.arena.move_rows(move.head_targets, move.head_sources))
-                self.arena.move_rows(move.head_sources, move.head_targets)
-            for block, offsets in arriving.items():
-                self.transfer.page_in(self._blocks[block].host, offsets, self.arena, move.arrival_slots[block])
-            undo.append(lambda: self.arena.move_rows(move.fill_targets, move.fill_sources))
-            self.arena.move_rows(move.fill_sources, move.fill_targets)
-            if not move.head_first:
-                undo.append(lambda: self.arena.move_rows(move.head_targets, move.head_sources))
-                self.arena.move_rows(move.head_sources, move.head_targets)
-        except BaseException as error:
-            self._roll_back(undo, error)
-            if isinstance(error, Exception):
-                raise TransferError(
-                    f"moving rows failed ({error}); evicting {summarize_blocks(leaving) or 'nothing'} and recalling "
-                    f"{summarize_blocks(arriving) or 'nothing'} was undone"
-                ) from error
-            raise
-
-    def _roll_back(self, undo: list[Callable[[], None]], cause: BaseException) -> None:
-        try:
-            for step in reversed(undo):
-                step()
-        except BaseException as error:
-            self._broken = (
-                f"a move failed ({cause}) and undoing it failed too ({error}): the arena's rows cannot be trusted. "
-                "This sequence can no longer be used; host copies are intact"
-            )
-            raise InternalError(self._broken) from cause
 
     def crop(self, logical_rows: int) -> None:
         """Cut the sequence back to its first `logical_rows` rows. All or nothing.
 
         Within the head this only shortens the run. Further back, the block that becomes the head again is unsealed: its
         first rows return to the end of the run (from its host copy, which is then given up), and every later block is
-        dropped from device and host.
+        dropped from device and host. Where those rows find no room, the oldest unprotected blocks are evicted.
         Raises `CapacityError` for a target outside `[0, logical_rows]`, `TransferError` when a copy fails.
         """
-        self._require_whole()
+        self._run.require_usable()
         if not 0 <= logical_rows <= self.logical_rows:
-            raise CapacityError(f"cannot crop to {logical_rows} rows: the sequence has {self.logical_rows}")
+            raise CapacityError(
+                f"cannot crop to {logical_rows} rows: the sequence has {self.logical_rows}; expected 0 to that many"
+            )
         previous = self.logical_rows
         if logical_rows == previous:
             return
-        self.abandon_append()
-        head_start = previous - self.head_rows
-        if logical_rows >= head_start:
-            self.arena.drop_last(previous - logical_rows)
-            self.logical_rows = logical_rows
+        evicted: list[PoolEvent] = []
+        if logical_rows >= previous - self.head_rows:
+            self._run.shorten(logical_rows)
         else:
-            self._crop_to_sealed(logical_rows)
-        self.epoch += 1
-        if self._poison:
-            self.arena.poison(range(self.resident_rows, self.arena.capacity_rows))
-        self._emit(Cropped(previous_logical_rows=previous, logical_rows=logical_rows))
+            evicted = self._cut(logical_rows)
+        self._emit([*evicted, Cropped(previous_logical_rows=previous, logical_rows=logical_rows)])
 
-    def _crop_to_sealed(self, logical_rows: int) -> None:
-        first_dropped, kept_rows = divmod(logical_rows, self.block_size)
-        dropped = self._blocks[first_dropped:]
-        leaving = {first_dropped + i: block.offsets for i, block in enumerate(dropped) if block.slots}
-        # The old head is dropped with them; its bytes are nowhere else, so they are kept aside until all has gone well.
-        old_head = range(self.resident_rows - self.head_rows, self.resident_rows)
-        saved = [plane[:, :, old_head.start : old_head.stop].clone() for plane in self.arena.planes]
-        body = self.arena.positions[: old_head.start]
-        move = plan_move(self._blocks, body, head_rows=0, block_size=self.block_size, leaving=leaving, arriving={})
-        new_head = range(move.resident_rows, move.resident_rows + kept_rows)
-        undo: list[Callable[[], None]] = []
-
-        def restore() -> None:
-            for index, block in enumerate(dropped):
-                if leaving.get(first_dropped + index):
-                    self.transfer.page_in(block.host, block.offsets, self.arena, block.slots)
-            for plane, rows in zip(self.arena.planes, saved, strict=True):
-                plane[:, :, old_head.start : old_head.stop].copy_(rows)
-
-        self.transfer.before_overwrite()
-        try:
-            undo.append(restore)
-            undo.append(lambda: self.arena.move_rows(move.fill_targets, move.fill_sources))
-            self.arena.move_rows(move.fill_sources, move.fill_targets)
-            if kept_rows:
-                self.transfer.page_in(dropped[0].host, range(kept_rows), self.arena, new_head)
-        except BaseException as error:
-            self._roll_back(undo, error)
-            if isinstance(error, Exception):
-                raise TransferError(
-                    f"cropping to {logical_rows} rows failed ({error}) and was undone; the sequence still has "
-                    f"{self.logical_rows} rows"
-                ) from error
-            raise
-        self.arena.positions = [*move.positions, *range(logical_rows - kept_rows, logical_rows)]
-        for block, (offsets, slots) in move.blocks.items():
-            if block < first_dropped:
-                self._blocks[block] = replace(self._blocks[block], offsets=offsets, slots=slots)
-        del self._blocks[first_dropped:]
-        self.logical_rows = logical_rows
-        for given_up in dropped:
-            self.host.free(given_up.host)
+    def _cut(self, logical_rows: int) -> list[PoolEvent]:
+        previous = self.logical_rows
+        staying, kept_rows = divmod(logical_rows, self.block_size)
+        staying_rows = sum(len(block.slots) for block in self._run.blocks[:staying])
+        short_rows = staying_rows + kept_rows - self.arena.capacity_rows
+        victims = choose_victims(self.view(appending_rows=logical_rows - previous), short_rows, oldest_first)
+        events: list[PoolEvent] = [
+            BlockEvicted(block, len(self._run.blocks[block].slots), "room for the cropped head", previous)
+            for block in victims
+        ]
+        self._run.cut(logical_rows, victims=victims)
+        return events
 
     def adopt(self, blocks: Sequence[SealedBlock], *, logical_rows: int, positions: Sequence[int]) -> None:
         """Become the sequence that `blocks` and `positions` describe, paging resident rows in; see `tenure.pool.image`.
 
         The pager must be empty and the host blocks filled. Raises `TransferError` when a copy fails; it is empty then.
         """
-        self.transfer.before_overwrite()
-        try:
-            for block in blocks:
-                if block.slots:
-                    self.transfer.page_in(block.host, block.offsets, self.arena, block.slots)
-        except Exception as error:
-            raise TransferError(f"paging in a restored sequence failed ({error}); the pager is still empty") from error
-        self._blocks = [replace(block) for block in blocks]
-        self.arena.positions = list(positions)
-        self.logical_rows = logical_rows
-        self.epoch += 1
+        self._run.require_usable()
+        self._run.adopt(blocks, logical_rows=logical_rows, positions=positions)
 
     def reset(self) -> None:
-        """Forget the sequence and give its host blocks back. Counters go on."""
-        self.abandon_append()
-        for block in self._blocks:
-            self.host.free(block.host)
-        self._blocks = []
-        self.arena.positions = []
-        self.logical_rows = 0
-        self._broken = None
-        self.epoch += 1
-        if self._poison:
-            self.arena.poison(range(self.arena.capacity_rows))
+        """Forget the sequence and give its host blocks back. Counters go on; a sequence that broke works again."""
+        previous = self.logical_rows
+        self._run.clear()
+        self._tell_cleared(previous)
 
-    def _emit(self, event: PoolEvent) -> None:
-        if self.listener is not None:
-            self.listener(event)
+    def close(self) -> None:
+        """Reset, and refuse every change from now on. The pool calls it when the sequence ends."""
+        previous = self.logical_rows
+        self._run.close()
+        self._tell_cleared(previous)
+
+    def _tell_cleared(self, previous: int) -> None:
+        if previous:
+            self._emit([Cropped(previous_logical_rows=previous, logical_rows=0)])
+
+    def _emit(self, events: Iterable[PoolEvent]) -> None:
+        """Tell the listener. The change stands; an error of the listener's reaches the caller after the last event."""
+        if self.listener is None:
+            return
+        first_error: Exception | None = None
+        for event in events:
+            try:
+                self.listener(event)
+            except Exception as error:
+                first_error = error if first_error is None else first_error
+        if first_error is not None:
+            raise first_error
 
     def statistics(self) -> PagerStatistics:
         """Counts so far and the state now. O(blocks)."""
-        return PagerStatistics(
-            logical_rows=self.logical_rows,
-            resident_rows=self.resident_rows,
-            capacity_rows=self.arena.capacity_rows,
-            sealed_blocks=len(self._blocks),
-            host_only_blocks=self.host_only_blocks,
-            blocks_evicted=self._evicted,
-            blocks_recalled=self._recalled,
-            bytes_out=self._bytes_out,
-            bytes_in=self._bytes_in,
-            epoch=self.epoch,
-        )
+        return self._run.statistics()
 
     def check_invariants(self) -> None:
         """Raise `InternalError` unless DESIGN's residency invariants hold. O(resident rows)."""
-        positions = self.arena.positions
-        problems = []
-        if len(positions) > self.arena.capacity_rows:
-            problems.append(f"{len(positions)} rows are resident in an arena of {self.arena.capacity_rows}")
-        if len(set(positions)) != len(positions):
-            problems.append("a position is resident twice")
-        head = list(range(self.logical_rows - self.head_rows, self.logical_rows))
-        if positions[len(positions) - len(head) :] != head:
-            problems.append("the head's rows are not last in the run, in position order")
-        if len(self._blocks) != self.logical_rows // self.block_size:
-            problems.append(f"{len(self._blocks)} sealed blocks for {self.logical_rows} rows")
-        claimed = 0
-        for index, block in enumerate(self._blocks):
-            claimed += len(block.slots)
-            expected = [index * self.block_size + offset for offset in block.offsets]
-            if [positions[slot] for slot in block.slots] != expected:
-                problems.append(f"the slots of block {index} hold other positions than its own")
-            if index < self.sink_blocks and len(block.slots) != self.block_size:
-                problems.append(f"sink block {index} is not resident")
-        if claimed + len(head) != len(positions):
-            problems.append(f"blocks claim {claimed} slots and the head {len(head)}, but {len(positions)} are in use")
+        problems = problems_of(
+            self._run.blocks,
+            self.arena.positions,
+            capacity_rows=self.arena.capacity_rows,
+            logical_rows=self.logical_rows,
+            block_size=self.block_size,
+            sink_blocks=self.sink_blocks,
+        )
         if problems:
             raise InternalError("; ".join(problems))

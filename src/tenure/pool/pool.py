@@ -12,7 +12,8 @@ from tenure.pool.arena import Arena
 from tenure.pool.events import Listener
 from tenure.pool.host import HostStatistics, HostTier
 from tenure.pool.layout import ArenaLayout, layout_for
-from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, Pager
+from tenure.pool.pager import Pager
+from tenure.pool.planning import SINK_BLOCKS, TAIL_BLOCKS
 from tenure.pool.sizing import BLOCK_SIZES
 from tenure.pool.transfer import Transfer
 
@@ -107,7 +108,7 @@ class Pool:
         """End a sequence: its host blocks and its grant return to the pool."""
         if pager not in self._pagers:
             raise InternalError("a sequence was closed twice, or belongs to another pool")
-        pager.reset()
+        pager.close()
         self._pagers.remove(pager)
 
     def statistics(self) -> PoolStatistics:

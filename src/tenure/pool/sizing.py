@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tenure.errors import PoolSizeError
-from tenure.pool.pager import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
+from tenure.pool.planning import SINK_BLOCKS, TAIL_BLOCKS, minimum_blocks
 
 BLOCK_SIZES = (64, 32, 16, 8)
 """Block sizes that are chosen from when none is named, largest first. 64 is KVFlash's chunk."""

@@ -53,7 +53,11 @@ class DirectTransfer:
 
 
 class StreamTransfer:
-    """Copies on a CUDA stream of their own, ordered against compute by events. Host blocks must be pinned."""
+    """Copies on a CUDA stream of their own, ordered against compute by events. Host blocks must be pinned.
+
+    Device temporaries are made and used on the copy stream only, so the caching allocator reuses them in its order; at
+    most one block's worth is alive at a time.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -63,27 +67,41 @@ class StreamTransfer:
     def page_out(self, arena: Arena, slots: Sequence[int], block: HostBlock) -> None:
         """Queue a copy of a block's rows to pinned memory, after all compute issued so far."""
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            for slot, offset, rows in contiguous_runs(slots, range(len(slots))):
-                for plane, view in zip(arena.planes, block.views, strict=True):
-                    # Gathered on the device first: one strided kernel and one bulk copy beat a copy a plane and head.
-                    gathered = plane.narrow(2, slot, rows).contiguous()
-                    view.narrow(2, offset, rows).copy_(gathered, non_blocking=True)
-            done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            done.record(self._stream)
-        block.copied = done
-        self._last_out = done
+        try:
+            with torch.cuda.stream(self._stream):
+                for slot, offset, rows in contiguous_runs(slots, range(len(slots))):
+                    for plane, view in zip(arena.planes, block.views, strict=True):
+                        # Gathered on the device first: a strided kernel and a bulk copy beat a copy a plane and head.
+                        gathered = plane.narrow(2, slot, rows).contiguous()
+                        view.narrow(2, offset, rows).copy_(gathered, non_blocking=True)
+        finally:
+            self._last_out = self._mark(block)
 
     def page_in(self, block: HostBlock, offsets: Sequence[int], arena: Arena, slots: Sequence[int]) -> None:
-        """Queue a copy of rows back; compute issued afterwards waits for it on the device."""
+        """Queue a copy of rows back; compute issued afterwards waits for it on the device.
+
+        The whole block crosses the link even when few of its rows are wanted: only a contiguous host tensor is copied
+        without a pageable temporary, for which the host would have to wait.
+        """
         compute = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(compute)
-        with torch.cuda.stream(self._stream):
-            for offset, slot, rows in contiguous_runs(offsets, slots):
+        try:
+            with torch.cuda.stream(self._stream):
                 for plane, view in zip(arena.planes, block.views, strict=True):
-                    landed = view.narrow(2, offset, rows).to(self._device, non_blocking=True)
-                    plane.narrow(2, slot, rows).copy_(landed, non_blocking=True)
-        compute.wait_stream(self._stream)
+                    landed = view.to(self._device, non_blocking=True)
+                    for offset, slot, rows in contiguous_runs(offsets, slots):
+                        plane.narrow(2, slot, rows).copy_(landed.narrow(2, offset, rows), non_blocking=True)
+        finally:
+            # The buffer may be given up and go to a sequence with another copy stream: `free` must wait for this read.
+            self._mark(block)
+            compute.wait_stream(self._stream)
+
+    def _mark(self, block: HostBlock) -> torch.cuda.Event:
+        """Note on a block that it is busy until the copy stream has come this far."""
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(self._stream)
+        block.busy_until = done
+        return done
 
     def before_overwrite(self) -> None:
         """Let the compute stream wait for copies out that are still under way."""

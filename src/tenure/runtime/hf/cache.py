@@ -271,7 +271,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         return first_slot
 
     def _plan_reselect(self, pager: Pager, *, room: Room, expected: Plan) -> Plan:
-        view = pager.view(appending_rows=expected.appending_rows or int(room is Room.KEEP))
+        view = pager.view(appending_rows=expected.appending_rows or 1)
         plan = self.reselector.plan(view, PagerKeys(pager), self._recent_queries(), room=room)
         # The mask was built for the number of rows that the room plan leaves; a plan for another number must wait.
         if room is Room.KEEP and pager.resident_rows_after(plan) != pager.resident_rows_after(expected):
