@@ -34,6 +34,14 @@ def test_a_long_chat_answers_from_its_start_and_from_its_file(capsys: pytest.Cap
     assert not re.search(r"blocks, 0 of them", output)
 
 
+@pytest.mark.model
+def test_a_scorer_of_ones_own_keeps_the_block_with_the_word(capsys: pytest.CaptureFixture[str]) -> None:
+    output = shown("03_own_scorer.py", capsys)
+    places = re.findall(r"block \d+ \(positions \d+-\d+\): (\S+)", output)
+    assert places
+    assert set(places) == {"resident"}
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_fits_a_screen(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
