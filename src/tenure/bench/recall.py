@@ -1,13 +1,17 @@
 """`tenure bench recall`: does the fact come back after it left the device?
 
-One cell: a context of real text with three needles of 48 random tokens at 10, 50 and 90 % of its depth. The context is
-read through the pool (or into a full cache, the control). Then, for each needle and policy: 31 of its first 32 tokens are
-read as a query, the policy reselects, the 32nd is read, and the next 16 tokens are scored by teacher forcing: how often
-is the argmax right? Afterwards the query is cropped away and the residency of before is restored, so that every policy
-starts from the same state.
+One cell: a context of real text with three needles of 48 random tokens at 10, 50 and 90 % of its depth. It is read once,
+into a full cache, the control. Its rows are then appended to a pool that holds only a share of them. For each needle
+and policy: 31 of its first 32 tokens are read as a query, as a session reads a turn (read, reselect, read again, see
+`tenure.runtime.hf.reading`), then the 32nd, and the next 16 tokens are scored by teacher forcing: how often is the
+argmax right? Afterwards the query is cropped away and the residency of before is restored, so that every policy starts
+from the same state.
 
-Random tokens are no prose, on purpose: they cannot be guessed, only copied. The filler is real text, because random filler
-takes away the contrast that scorers work with (KVFlash's `qk` gate once failed that way).
+So the context's rows are exact, and what is measured is choosing and recalling. `pooled_prefill=True` reads the context
+through the pool instead, which is what a session does with a text longer than its pool.
+
+Random tokens are no prose, on purpose: they cannot be guessed, only copied. The filler is real text, because random
+filler takes away the contrast that scorers work with (KVFlash's `qk` gate once failed that way).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from tenure.kv.residency import Plan
 from tenure.models.texts import text_ids
 from tenure.policy import Policy
 from tenure.runtime.hf import PooledCache
+from tenure.runtime.hf.reading import reselect_and_reread
 
 NEEDLE_TOKENS = 48
 QUERY_TOKENS = 32
@@ -75,12 +80,11 @@ def build_haystack(tokenizer: Any, *, context_rows: int, seed: int) -> Haystack:
     return Haystack(ids=torch.tensor([ids]), needles=needles)
 
 
-def score_full(model: Any, haystack: Haystack, *, context_rows: int, seed: int) -> Iterator[Hits]:
-    """The control: everything stays in a full cache."""
-    cache = DynamicCache(config=model.config)
+def score_full(model: Any, haystack: Haystack, cache: DynamicCache, *, context_rows: int, seed: int) -> Iterator[Hits]:
+    """The control: read the context into a full cache and keep all of it. The cache holds the context afterwards."""
     _read(model, haystack.ids, cache, batch_rows=READ_ROWS)
     for depth, needle in zip(DEPTHS, haystack.needles, strict=True):
-        hits = _ask(model, cache, needle, reselect=None)
+        hits = _ask(model, cache, needle)
         cache.crop(-(NEEDLE_TOKENS - 1))
         yield Hits(context_rows, None, None, depth, seed, CONTROL, hits)
 
@@ -88,26 +92,44 @@ def score_full(model: Any, haystack: Haystack, *, context_rows: int, seed: int) 
 def score_pooled(
     model: Any,
     haystack: Haystack,
+    full: DynamicCache | None,
     *,
     context_rows: int,
     residency: float,
     seed: int,
     policies: Sequence[tuple[str, Policy]],
 ) -> Iterator[Hits]:
-    """Read the context through a pool once, then ask every needle under every policy."""
+    """Bring the context into a pool, from a full cache's rows or by reading it, then ask every needle by every policy."""
     pool_rows = round(context_rows * residency)
     cache = PooledCache(model.config, pool=pool_rows, policy=_watching(policies))
-    block_size = cache.block_size
-    batch_rows = min(READ_ROWS, cache.max_append_rows)
-    _read(model, haystack.ids, cache, batch_rows=batch_rows)
+    if full is None:
+        _read(model, haystack.ids, cache, batch_rows=min(READ_ROWS, cache.max_append_rows))
+    else:
+        _append_rows(cache, full, context_rows)
     before = _resident_blocks(cache)
     for depth, needle in zip(DEPTHS, haystack.needles, strict=True):
         for name, policy in policies:
             cache.use_policy(policy)
-            hits = _ask(model, cache, needle, reselect=cache.reselect)
+            hits = _ask(model, cache, needle)
             cache.crop(-(NEEDLE_TOKENS - 1))
             _restore(cache, before)
-            yield Hits(context_rows, residency, block_size, depth, seed, name, hits)
+            yield Hits(context_rows, residency, cache.block_size, depth, seed, name, hits)
+
+
+def _append_rows(cache: PooledCache, full: DynamicCache, context_rows: int) -> None:
+    """Append rows that a full cache holds, batch by batch, as a prefill does: evicting, sealing, writing through."""
+    first = full.layers[0]
+    pager = cache.open(dtype=first.keys.dtype, device=first.keys.device)
+    done = 0
+    while done < context_rows:
+        rows = min(READ_ROWS, pager.max_append_rows, context_rows - done)
+        pager.apply(pager.plan_room(rows))
+        slot = pager.begin_append(rows)
+        for ordinal, layer in enumerate(pager.arena.layout.layer_indices):
+            keys, values = full.layers[layer].keys, full.layers[layer].values
+            pager.arena.write(ordinal, slot, keys[:, :, done : done + rows], values[:, :, done : done + rows])
+        pager.commit_append()
+        done += rows
 
 
 def _watching(policies: Sequence[tuple[str, Policy]]) -> Policy:
@@ -121,13 +143,20 @@ def _read(model: Any, ids: torch.Tensor, cache: Any, *, batch_rows: int) -> None
             model(part, past_key_values=cache, logits_to_keep=1)
 
 
-def _ask(model: Any, cache: Any, needle: Sequence[int], *, reselect: Callable[[], Any] | None) -> int:
-    """Read 31 query tokens, reselect, then count right predictions of the last 16 from the 32nd token on."""
+def _ask(model: Any, cache: Any, needle: Sequence[int]) -> int:
+    """Read 31 query tokens as a session reads a turn, then count right predictions of the last 16 tokens."""
     ids = torch.tensor([needle])
+    query = list(needle[: QUERY_TOKENS - 1])
+
+    def read(tokens: list[int]) -> None:
+        for part in torch.split(torch.tensor([tokens]), batch_rows, dim=1):
+            model(part, past_key_values=cache, logits_to_keep=1)
+
+    batch_rows = cache.max_append_rows if isinstance(cache, PooledCache) else READ_ROWS
     with torch.no_grad():
-        model(ids[:, : QUERY_TOKENS - 1], past_key_values=cache, logits_to_keep=1)
-        if reselect is not None:
-            reselect()
+        read(query)
+        if isinstance(cache, PooledCache):
+            reselect_and_reread(cache, query, (), read=read)
         logits = model(ids[:, QUERY_TOKENS - 1 : -1], past_key_values=cache).logits
     return int((logits[0].argmax(dim=-1) == ids[0, QUERY_TOKENS:]).sum())
 
@@ -150,6 +179,7 @@ def run(
     contexts: Sequence[int] = CONTEXTS,
     residencies: Sequence[float] = RESIDENCIES,
     seeds: int = 8,
+    pooled_prefill: bool = False,
     quick: bool = False,
     progress: Progress = lambda _: None,
 ) -> BenchReport:
@@ -160,7 +190,13 @@ def run(
         bars=(Bar("recall.worst_ratio", at_least=0.95),),
         quick=quick,
         environment=environment(
-            threads=torch.get_num_threads(), extra={"dtype": str(model.dtype), "seeds": seeds, "needle": NEEDLE_TOKENS}
+            threads=torch.get_num_threads(),
+            extra={
+                "dtype": str(model.dtype),
+                "seeds": seeds,
+                "needle": NEEDLE_TOKENS,
+                "prefill": "pooled" if pooled_prefill else "exact",
+            },
         ),
     )
     policies = [(name, Policy(scorer=name)) for name in POLICIES]
@@ -169,13 +205,15 @@ def run(
         for seed in range(seeds):
             progress(f"context {context_rows:,}, {seed + 1} of {seeds}: full cache")
             haystack = build_haystack(tokenizer, context_rows=context_rows, seed=seed)
-            found.extend(score_full(model, haystack, context_rows=context_rows, seed=seed))
+            full = DynamicCache(config=model.config)
+            found.extend(score_full(model, haystack, full, context_rows=context_rows, seed=seed))
             for residency in residencies:
                 progress(f"context {context_rows:,}, {seed + 1} of {seeds}: {residency:.2%} resident")
                 found.extend(
                     score_pooled(
                         model,
                         haystack,
+                        None if pooled_prefill else full,
                         context_rows=context_rows,
                         residency=residency,
                         seed=seed,

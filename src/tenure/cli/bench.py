@@ -85,6 +85,9 @@ def recall(
     device: str = DEVICE,
     seeds: int = typer.Option(8, min=1, help="Contexts a cell; the figure wants at least 8."),
     contexts: list[int] = CONTEXTS,
+    pooled_prefill: bool = typer.Option(
+        False, "--pooled-prefill", help="Read contexts through the pool instead of giving it a full cache's rows."
+    ),
 ) -> None:
     """Whether facts come back after they left the device: every policy, depth, context and residency."""
     from tenure.bench import recall as bench
@@ -94,6 +97,7 @@ def recall(
     smaller: dict[str, Any] = {"contexts": (2048,), "residencies": (0.25,), "seeds": 1} if quick else {"seeds": seeds}
     if contexts:
         smaller["contexts"] = tuple(contexts)
+    smaller["pooled_prefill"] = pooled_prefill
     with _progress("recall") as progress:
         report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **smaller)
     _finish(report, json=json, plot=plot)

@@ -8,7 +8,7 @@ For query `q` of head `h` in layer `l` and block `b`::
 
 One head that looks at a block is enough to keep it: retrieval is done by a few heads, and a mean over all would drown
 them. And what follows a match is what will be read next: while a passage is being recited, its next rows have not been
-attended to yet, so a block inherits from those up to `follow_rows` before it.
+attended to yet, so a block inherits from those up to `follow_rows` before it (not from the sink, which is looked at for being first).
 
 Keys are those that attention itself uses (after RoPE, of the model being served), so no second model and no proxy is
 involved. Cost: one `[G*W, D] x [D, R]` product a block, layer and key-value head; all keys are read once.
@@ -42,7 +42,7 @@ class AttentionMassScorer:
         self,
         *,
         query_rows: int = 32,
-        decay: float = 1.0,
+        decay: float = 0.9,
         combine: str = "max",
         top_layers: int = 8,
         follow_rows: int = 64,
@@ -78,15 +78,18 @@ class AttentionMassScorer:
             scores = by_layer.mean(dim=0)
         else:
             scores = by_layer.topk(min(self.top_layers, by_layer.shape[0]), dim=0).values.mean(dim=0)
-        return self._follow([float(score) for score in scores.tolist()], block_size=view.block_size)
+        return self._follow([float(score) for score in scores.tolist()], view)
 
-    def _follow(self, seen: list[float], *, block_size: int) -> list[float]:
+    def _follow(self, seen: list[float], view: ResidencyView) -> list[float]:
         if not self.follow_rows:
             return seen
-        reach = -(-self.follow_rows // block_size)
-        share = self.follow_share ** (block_size / self.follow_rows)
+        reach = -(-self.follow_rows // view.block_size)
+        share = self.follow_share ** (view.block_size / self.follow_rows)
+        # A sink is looked at for being first, not for what it says: nothing follows from it. The tail stays anyway.
+        passed_on = [0.0 if block.protected else mass for block, mass in zip(view.blocks, seen, strict=True)]
         return [
-            max(seen[index - back] * share**back for back in range(min(reach, index) + 1)) for index in range(len(seen))
+            max(seen[index], *(passed_on[index - back] * share**back for back in range(min(reach, index) + 1)))
+            for index in range(len(seen))
         ]
 
     def _log_masses(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[torch.Tensor]:

@@ -22,6 +22,7 @@ from tenure.pool import SINK_BLOCKS, TAIL_BLOCKS
 from tenure.runtime.hf.cache import PooledCache
 from tenure.runtime.hf.identity import COMPUTED, Identity, computed_identity
 from tenure.runtime.hf.native import native_layers, native_states, opaque_layers, put_back
+from tenure.runtime.hf.reading import REREAD_ROWS, reselect_and_reread
 from tenure.runtime.hf.sampling import GREEDY, Sampling, pick_token
 from tenure.runtime.hf.section_file import open_sections, write_sections
 from tenure.runtime.hf.session_file import (
@@ -146,8 +147,9 @@ class Session:
         """Read a text (as plain text, without special tokens) or ids. Returns the rows read.
 
         They are fewer than given only when `stop()` was called meanwhile: what was read until then stays. All but the
-        last token are read first, then the policy chooses blocks by what they asked for, then the last one is read, so
-        that the first token of a reply already sees what was recalled.
+        last token are read first, then the policy chooses blocks by what they asked for; when that recalled anything, the
+        last rows are read again with it in place (`tenure.runtime.hf.reading`); then the last token is read, so that
+        the first token of a reply already sees what was recalled.
 
         Raises `UsageError` for nothing to read, an id outside the vocabulary, or a cache that another forward has used;
         `HostTierFullError` when the host tier is full: what had been read before stays.
@@ -377,21 +379,41 @@ class Session:
         foreign = next((token for token in ids if not 0 <= token < vocabulary), None)
         if foreign is not None:
             raise UsageError(f"{foreign} is no token id of this model, whose ids go from 0 to {vocabulary - 1}")
-        for first in range(0, len(ids) - 1, self.read_rows):
+        chooses = len(ids) > 1 and self.cache.policy.scorer != "recency"
+        again = max(0, len(ids) - 1 - REREAD_ROWS) if chooses else len(ids) - 1
+        natives = native_states(self.cache)
+        for first, stop in self._batches(again, len(ids) - 1):
             if self._stop_requested:
                 return first
-            batch = ids[first : min(first + self.read_rows, len(ids) - 1)]
-            self._forward(batch)
+            if first == again:
+                natives = native_states(self.cache)
+            self._forward(ids[first:stop])
             if progress is not None:
-                progress(first + len(batch), len(ids))
+                progress(stop, len(ids))
         if self._stop_requested:
             return len(ids) - 1
-        if len(ids) > 1 and self.cache.policy.scorer != "recency" and self.cache.can_score:
-            self.cache.reselect()
+        if chooses and self.cache.can_score:
+            reselect_and_reread(self.cache, ids[again:-1], natives, read=self._read_again, take_back=self._take_back)
         self._forward(ids[-1:])
         if progress is not None:
             progress(len(ids), len(ids))
         return len(ids)
+
+    def _batches(self, *stops: int) -> Iterator[tuple[int, int]]:
+        """Parts of at most `read_rows` rows that end at each of `stops`."""
+        first = 0
+        for stop in stops:
+            while first < stop:
+                yield first, min(first + self.read_rows, stop)
+                first = min(first + self.read_rows, stop)
+
+    def _take_back(self, rows: int) -> None:
+        del self._ids[len(self._ids) - rows :]
+        self._logits = None
+
+    def _read_again(self, ids: list[int]) -> None:
+        for first, stop in self._batches(len(ids)):
+            self._forward(ids[first:stop])
 
     def _forward(self, ids: list[int]) -> torch.Tensor:
         """Run the model over `ids` and know them. A forward that dies leaves session and cache as they were."""
