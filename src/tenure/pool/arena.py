@@ -100,8 +100,10 @@ class Arena:
                 f"[1, {heads}, rows, {value_slots.shape[3]}] of {self.dtype}. The cache must be made from the "
                 "configuration of the model it is used with"
             )
-        key_slots.narrow(2, first_slot, rows).copy_(keys.detach())
-        value_slots.narrow(2, first_slot, rows).copy_(values.detach())
+        if keys.requires_grad or values.requires_grad:
+            keys, values = keys.detach(), values.detach()
+        key_slots.narrow(2, first_slot, rows).copy_(keys)
+        value_slots.narrow(2, first_slot, rows).copy_(values)
 
     def append_positions(self, first_position: int, rows: int) -> None:
         """Make rows that every layer has written part of the run."""
