@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from tenure.errors import GeometryError, InternalError
+from tenure.errors import GeometryError, InternalError, PoolSizeError
 from tenure.pool.layout import ArenaLayout
 
 
@@ -21,7 +21,8 @@ class Arena:
     """A fixed number of row slots for every pooled layer of one sequence.
 
     Guarantees: device bytes never change after construction; `positions` always has exactly one entry a resident row;
-    a row's bytes change only through `write`, `write_rows` and `move_rows`.
+    a row's bytes change only through `write`, `move_rows`, `load_rows` and a transfer. Raises `PoolSizeError` when the
+    device has not that much memory.
 
     `planes[g]` is group g's tensor `[P, H, capacity_rows, D]`.
     """
@@ -34,11 +35,17 @@ class Arena:
         self.dtype = dtype
         self.device = torch.device(device)
         # Never an inference tensor: those could not be written to by a later forward outside inference mode.
-        with torch.inference_mode(mode=False):
-            self.planes = tuple(
-                torch.zeros((g.planes, g.heads, capacity_rows, g.head_dim), dtype=dtype, device=self.device)
-                for g in layout.groups
-            )
+        try:
+            with torch.inference_mode(mode=False):
+                self.planes = tuple(
+                    torch.zeros((g.planes, g.heads, capacity_rows, g.head_dim), dtype=dtype, device=self.device)
+                    for g in layout.groups
+                )
+        except (RuntimeError, MemoryError) as error:
+            raise PoolSizeError(
+                f"{self.device} gave no {capacity_rows * layout.bytes_per_row(dtype) / 2**20:,.1f} MiB for an arena of "
+                f"{capacity_rows} rows; ask for a smaller pool or free device memory"
+            ) from error
         self._keys = self._layer_views(kind="key")
         self._values = self._layer_views(kind="value")
         self.positions: list[int] = []
@@ -93,8 +100,10 @@ class Arena:
                 f"[1, {heads}, rows, {value_slots.shape[3]}] of {self.dtype}. The cache must be made from the "
                 "configuration of the model it is used with"
             )
-        key_slots.narrow(2, first_slot, rows).copy_(keys.detach())
-        value_slots.narrow(2, first_slot, rows).copy_(values.detach())
+        if keys.requires_grad or values.requires_grad:
+            keys, values = keys.detach(), values.detach()
+        key_slots.narrow(2, first_slot, rows).copy_(keys)
+        value_slots.narrow(2, first_slot, rows).copy_(values)
 
     def append_positions(self, first_position: int, rows: int) -> None:
         """Make rows that every layer has written part of the run."""

@@ -81,11 +81,13 @@ class Pool:
         Raises `CapacityError` when that many are not free, `PoolSizeError` when they are too few to make progress.
         """
         capacity_blocks = self.free_blocks if capacity_blocks is None else capacity_blocks
-        if capacity_blocks > self.free_blocks or capacity_blocks < 1:
+        if capacity_blocks > self.free_blocks or (capacity_blocks < 1 and not self.free_blocks):
             raise CapacityError(
                 f"a sequence asked for {capacity_blocks} blocks; {self.granted_blocks} of {self.usable_blocks} are "
                 f"granted and {self.free_blocks} free. Close a sequence or ask for less."
             )
+        if capacity_blocks < 1:
+            raise PoolSizeError(f"a sequence asked for {capacity_blocks} blocks; it needs at least 1 to hold a row")
         arena = Arena(
             self.layout,
             capacity_rows=capacity_blocks * self.layout.block_size,

@@ -22,8 +22,8 @@ AUTO_SHARE = 0.5
 AUTO_CAP_ROWS = 16384
 """`auto` takes no more rows than this: beyond it a step's attention costs more than it is worth (KVFlash)."""
 
-_ROWS = re.compile(r"\d+")
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+_ROWS = re.compile(r"[0-9]{1,18}")
+_PERCENT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +78,11 @@ def size_pool(
     rows = rounded
     needed = rows * row_bytes
     if free_bytes is not None and needed > free_bytes:
+        most_rows = free_bytes // row_bytes // block_size * block_size
+        advice = f"ask for at most {most_rows} rows" if most_rows >= least_rows else "free device memory"
         raise PoolSizeError(
             f"pool {wanted} is {rows} rows of {row_bytes} bytes = {_mib(needed)}, but only {_mib(free_bytes)} of "
-            f"device memory is free; ask for at most {free_bytes // row_bytes // block_size * block_size} rows"
+            f"device memory is free; {advice}"
         )
     notes.append(f"pool: {rows} rows = {rows // block_size} blocks of {block_size} = {_mib(needed)}")
     return PoolSizing(capacity_rows=rows, block_size=block_size, notes=tuple(notes))

@@ -17,7 +17,7 @@ class Room(Enum):
     """What a selection may do with free rows."""
 
     FILL = "fill"
-    """Recall into free rows as well: the better use of memory that is paid for."""
+    """Recall into free rows as well, also what partly resident blocks lack: memory that is paid for should be used."""
     KEEP = "keep"
     """Only swap one for one, so that the number of resident rows stays as it was already announced."""
 
@@ -32,39 +32,55 @@ def select_top_blocks(
     """Plan the residency of the best-scoring blocks. Pure; O(blocks log blocks).
 
     1. Blocks with the lowest scores leave until `view.appending_rows` fit.
-    2. With `Room.FILL`, the best host-backed blocks are recalled into rows that are free.
-    3. The best host-backed block replaces the worst resident one while it is better by more than `margin`; equal or
-       barely better sets move nothing.
+    2. The best block that is not wholly resident comes, and then the next best, while room can be made for it: from
+       free rows (`Room.FILL` only) and from the worst resident blocks that it beats by more than `margin`. With
+       `Room.KEEP`, whole blocks replace whole blocks one for one. Equal or barely better sets move nothing, and the
+       same scores move nothing the second time.
 
-    Protected blocks never leave. NaN ranks below every number. Between equal scores the block that is resident stays,
-    and the older (lower) index wins. Raises `PolicyError` when there is not one score a block.
+    Protected blocks never leave, and come first where they are away. NaN ranks below every number. Between equal scores
+    the block that is resident stays, and the older (lower) index wins. Raises `PolicyError` when there is not one score
+    a block.
     """
     if len(scores) != len(view.blocks):
         raise PolicyError(f"{len(scores)} scores for {len(view.blocks)} blocks; a scorer must answer one a block")
-    rank = {block.index: _rank(score) for block, score in zip(view.blocks, scores, strict=True)}
+    rank = {
+        block.index: math.inf if _must_come(block) else _rank(score)
+        for block, score in zip(view.blocks, scores, strict=True)
+    }
     staying = sorted((b for b in view.blocks if b.evictable), key=lambda b: (rank[b.index], -b.index))
-    waiting = sorted(
-        (b for b in view.blocks if b.host_backed and b.resident_rows == 0), key=lambda b: (-rank[b.index], b.index)
-    )
-    evict: list[BlockIndex] = []
-    recall: list[BlockIndex] = []
     free_rows = view.free_rows
-    while free_rows < 0 and staying:
-        victim = staying.pop(0)
-        evict.append(victim.index)
-        free_rows += victim.resident_rows
-    if room is Room.FILL:
-        while waiting and waiting[0].written_rows <= free_rows:
-            block = waiting.pop(0)
-            recall.append(block.index)
-            free_rows -= block.written_rows
-    for victim, better in zip(staying, waiting, strict=False):
-        if victim.resident_rows != better.written_rows or not _is_better(
-            rank[better.index], rank[victim.index], margin
-        ):
+    evict: dict[BlockIndex, None] = {}
+    next_victim = 0
+    while free_rows < 0 and next_victim < len(staying):
+        evict[staying[next_victim].index] = None
+        free_rows += staying[next_victim].resident_rows
+        next_victim += 1
+    staying = staying[next_victim:]
+    waiting = [b for b in view.blocks if b.host_backed and b.resident_rows < b.written_rows]
+    waiting.sort(key=lambda b: (not b.protected, -rank[b.index], b.index))
+    if room is Room.KEEP:
+        free_rows = 0
+        staying = [block for block in staying if block.resident_rows == block.written_rows]
+        waiting = [block for block in waiting if block.resident_rows == 0]
+    recall: dict[BlockIndex, None] = {}
+    next_victim = 0
+    for block in waiting:
+        if block.index in evict:
+            continue
+        spare_rows = free_rows - (block.written_rows - block.resident_rows)
+        victims: list[BlockIndex] = []
+        for victim in staying[next_victim:] if spare_rows < 0 else ():
+            if spare_rows >= 0 or not _is_better(rank[block.index], rank[victim.index], margin):
+                break
+            next_victim += 1
+            if victim.index != block.index and victim.index not in recall:
+                victims.append(victim.index)
+                spare_rows += victim.resident_rows
+        if spare_rows < 0:
             break
-        evict.append(victim.index)
-        recall.append(better.index)
+        recall[block.index] = None
+        evict.update(dict.fromkeys(victims))
+        free_rows = spare_rows
     return Plan(
         epoch=view.epoch,
         evict=tuple(evict),
@@ -72,6 +88,10 @@ def select_top_blocks(
         appending_rows=view.appending_rows,
         reason="reselect",
     )
+
+
+def _must_come(block: BlockView) -> bool:
+    return block.protected and block.host_backed and block.resident_rows < block.written_rows
 
 
 def _rank(score: float) -> float:
