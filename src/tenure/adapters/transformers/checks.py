@@ -15,7 +15,7 @@ from tenure.errors import UsageError
 from tenure.kv.semantics import RULES, RuleId, Violation, minimal_witness, shrink
 
 #: Failing runs of one kind that are cut down before their kind is taken as known; more would find the same again.
-_SHRUNK_PER_KIND = 2
+_SHRUNK_PER_KIND = 4
 #: Witnesses that a verdict keeps, the shortest ones.
 _WITNESSES_KEPT = 4
 
