@@ -187,6 +187,18 @@ def test_a_cache_made_from_a_copy_of_the_configuration_says_that_no_queries_came
         cache.reselect()
 
 
+def test_reselecting_right_after_a_crop_moves_nothing_for_lack_of_queries() -> None:
+    model = tiny_model("llama")
+    cache = PooledCache(model.config, pool=128, policy=FIXED)
+    for index in range(6):
+        run(model, cache, tokens(40, seed=index), [40])
+    cache.crop(-5)
+    assert not cache.reselect()
+    run(model, cache, tokens(5), [5])
+    cache.reselect()
+    cache.check_invariants()
+
+
 def test_an_attention_that_cannot_be_tapped_is_refused_unless_no_queries_are_needed() -> None:
     model = tiny_model("llama")
     model.config._attn_implementation = "flex_attention"

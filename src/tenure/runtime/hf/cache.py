@@ -129,7 +129,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             pool,
             block_size=block_size,
             row_bytes=layout.bytes_per_row(dtype),
-            context_rows=context_rows or int(decoder.max_position_embeddings),
+            context_rows=int(decoder.max_position_embeddings) if context_rows is None else context_rows,
             free_bytes=free_device_bytes(device or "cpu"),
             sink_blocks=sink_blocks,
             tail_blocks=tail_blocks,
@@ -290,12 +290,14 @@ class PooledCache(Cache):  # type: ignore[misc]
         """Score all blocks with the latest queries and bring the best onto the device, now. Returns what was moved.
 
         Call it when something new has been read that decides what matters: a user's turn, a tool's result. Free rows
-        are filled. Does nothing on an empty cache. Raises `PolicyError` when the policy needs queries and none came.
+        are filled. Does nothing on an empty cache, when nothing is away, or right after a crop (the queries that were seen
+        belong to what was cropped). Raises `PolicyError` when the policy needs queries and the tap was never reached.
         """
         if self._pager is None:
             return Plan(epoch=0)
         pager = self._pager
-        if not pager.host_only_blocks:
+        nothing_to_go_by = self.queries.connected and not self.can_score
+        if not pager.host_only_blocks or nothing_to_go_by:
             return Plan(epoch=pager.epoch)
         plan = self._plan_reselect(pager, room=Room.FILL, expected=Plan(epoch=pager.epoch))
         pager.apply(plan)
