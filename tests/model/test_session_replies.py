@@ -62,7 +62,8 @@ def test_the_first_token_of_a_reply_sees_the_rows_that_were_recalled_for_it(monk
     monkeypatch.setattr(session.cache, "reselect", lambda: (order.append(("reselect", 0)), reselect())[1])
     monkeypatch.setattr(session, "_forward", lambda ids: (order.append(("read", len(ids))), forward(ids))[1])
     session.append(some_ids(20, seed=1))
-    assert order == [("read", 8), ("read", 8), ("read", 3), ("reselect", 0), ("read", 1)]
+    turn = [("read", 8), ("read", 8), ("read", 3)]
+    assert order == [*turn, ("reselect", 0), *turn, ("read", 1)]
 
 
 def test_recency_chooses_nothing_by_what_a_turn_asks_for() -> None:

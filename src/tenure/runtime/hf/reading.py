@@ -40,4 +40,6 @@ def reselect_and_reread(
     if take_back is not None:
         take_back(len(ids))
     read(list(ids))
+    # The same rows, read again, are no reason to choose again.
+    cache.reselector.skip()
     return plan
