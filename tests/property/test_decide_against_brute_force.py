@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tenure.arbiter.arbiter import decide
 from tenure.arbiter.blocking import EXACT_ENTANGLED, fewest
 from tenure.arbiter.decision import ActiveRequest, Decision
-from tenure.arbiter.ledger import PoolLedger, Shelf
+from tenure.arbiter.ledger import PoolLedger
 from tenure.arbiter.pressure import LivePlan
 from tenure.arbiter.rules import STRENGTH_ORDER, action_policy
+from tenure.arbiter.standing import Shelf
 from tenure.claims.modes import Action, Outcome, ProtectionMode
 
 USABLE = 20

@@ -121,11 +121,11 @@ class LedgerMachine(RuleBasedStateMachine):
             shared = any(name in group and len(group) > 1 for group in groups)
             shelf = ledger.shelf_of(name)
             assert shelf.mode is mode
-            listed = [standing for standing in ledger.shelf(shelf) if standing[2] == name]
-            assert (name in ledger.entangled(shelf)) is shared
+            listed = [standing for standing in ledger.shelves.listed(shelf) if standing[2] == name]
+            assert (name in ledger.shelves.entangled(shelf)) is shared
             assert [standing[0] for standing in listed] == ([alone] if alone else [])
-            assert list(ledger.shelf(shelf)) == sorted(ledger.shelf(shelf))
-            assert ledger.listed_blocks(shelf) == sum(standing[0] for standing in ledger.shelf(shelf))
+            assert list(ledger.shelves.listed(shelf)) == sorted(ledger.shelves.listed(shelf))
+            assert ledger.shelves.listed_blocks(shelf) == sum(standing[0] for standing in ledger.shelves.listed(shelf))
 
 
 LedgerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40)

@@ -2,9 +2,10 @@
 
 from tenure.arbiter.arbiter import PressureView, decide
 from tenure.arbiter.decision import ActiveRequest, Decision, Reason, ResidencyPlan, Route
-from tenure.arbiter.ledger import PoolLedger, Reuse
+from tenure.arbiter.ledger import PoolLedger
 from tenure.arbiter.pressure import LivePlan, Pressure, even_chunks
 from tenure.arbiter.rules import ActionPolicy, ReuseAdmission, action_policy
+from tenure.arbiter.standing import Reuse
 
 __all__ = [
     "ActionPolicy",

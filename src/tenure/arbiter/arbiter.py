@@ -14,15 +14,14 @@ How the lines of several modes are read together (`rules.py` has the lines):
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Protocol
 
 from tenure.arbiter.blocking import StandingView, can_free, fewest
 from tenure.arbiter.decision import ActiveRequest, Decision, Reason, ResidencyPlan
-from tenure.arbiter.ledger import NO_REUSE, Reuse, Shelf
 from tenure.arbiter.pressure import Pressure
 from tenure.arbiter.rules import STRENGTH_ORDER, ActionPolicy, Line, ReuseAdmission, Step
+from tenure.arbiter.standing import NO_REUSE, Reuse, Shelf
 from tenure.claims.modes import Action, Outcome, ProtectionMode
 
 
@@ -38,10 +37,6 @@ class PressureView(StandingView, Protocol):
     @property
     def free_blocks(self) -> int:
         """Blocks that hold nothing."""
-        ...
-
-    def occupied_shelves(self) -> Collection[Shelf]:
-        """Shelves with claims that would free something."""
         ...
 
     def pressure(self, *, required_blocks: int, reuse: Reuse = NO_REUSE) -> Pressure:
@@ -103,7 +98,7 @@ class _Case:
 
     def resolve(self) -> Decision:
         """Read the lines, stage by stage, until one of them has an answer."""
-        for shelf in self.view.occupied_shelves():
+        for shelf in self.view.shelves.occupied():
             if not shelf.mode.reserves_blocks:
                 continue  # its blocks are evictable already, in their order
             self.shelves.setdefault(shelf.mode, []).append(shelf)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from itertools import combinations
 from typing import Protocol
 
-from tenure.arbiter.ledger import NO_REUSE, Group, Reuse, Shelf, Standing
+from tenure.arbiter.standing import NO_REUSE, Group, Reuse, Shelf, Shelves, Standing
 
 #: Up to this many claims that share blocks, all their subsets are tried, and the answer is the smallest there is.
 #: Beyond it the smallest set is a densest-subgraph problem (NP-hard), and the answer is only minimal: see `fewest`.
@@ -18,21 +18,14 @@ EXACT_ENTANGLED = 8
 class StandingView(Protocol):
     """What this module asks of a view; `PoolLedger` answers it."""
 
-    def shelf(self, shelf: Shelf) -> Sequence[Standing]:
-        """Claims by what each alone would free, smallest first."""
-        ...
-
-    def listed_blocks(self, shelf: Shelf) -> int:
-        """What the claims of `shelf(...)` would free together."""
+    @property
+    def shelves(self) -> Shelves:
+        """Claims by what each alone would free."""
         ...
 
     @property
     def shared_blocks(self) -> int:
         """Idle blocks on which several claims stand."""
-        ...
-
-    def entangled(self, shelf: Shelf) -> Collection[str]:
-        """Claims that share idle blocks."""
         ...
 
     def shelf_of(self, claim_id: str) -> Shelf:
@@ -87,11 +80,11 @@ def fewest(
     enough; beyond that, the groups of those that share.
     """
     adjusted = _adjusted(view, shelves=shelves, reuse=reuse, counts_pinned=counts_pinned)
-    listed_blocks = sum(view.listed_blocks(shelf) for shelf in shelves)
+    listed_blocks = sum(view.shelves.listed_blocks(shelf) for shelf in shelves)
     if not adjusted and listed_blocks + view.shared_blocks < blocks:
         return None
     plain = _Plain(view, shelves=shelves, without=adjusted, at_most_each=at_most_each)
-    entangled_claims = sum(len(view.entangled(shelf)) for shelf in shelves)
+    entangled_claims = sum(len(view.shelves.entangled(shelf)) for shelf in shelves)
     if not adjusted and not entangled_claims:
         chosen = plain.cover(blocks)
         return None if chosen is None else tuple(sorted(chosen))
@@ -100,15 +93,15 @@ def fewest(
         chosen = plain.cover(blocks)
         if chosen is not None:
             return _without_waste(view, chosen, plain, blocks=blocks, reuse=reuse, counts_pinned=counts_pinned)
-    special = adjusted.union(*(view.entangled(shelf) for shelf in shelves))
+    special = adjusted.union(*(view.shelves.entangled(shelf) for shelf in shelves))
     return _with_special(view, special, plain, blocks=blocks, reuse=reuse, counts_pinned=counts_pinned)
 
 
 def can_free(view: StandingView, *, blocks: int, shelves: Collection[Shelf], reuse: Reuse, counts_pinned: bool) -> bool:
     """Whether all claims of `shelves` together would free `blocks`. O(shelves) when no claims share blocks."""
     is_simple = not reuse.idle_by_group and not counts_pinned
-    if is_simple and not any(view.entangled(shelf) for shelf in shelves):
-        return sum(view.listed_blocks(shelf) for shelf in shelves) >= blocks
+    if is_simple and not any(view.shelves.entangled(shelf) for shelf in shelves):
+        return sum(view.shelves.listed_blocks(shelf) for shelf in shelves) >= blocks
     return fewest(view, blocks=blocks, shelves=shelves, reuse=reuse, counts_pinned=counts_pinned) is not None
 
 
@@ -174,12 +167,12 @@ class _Plain:
     def __init__(
         self, view: StandingView, *, shelves: Collection[Shelf], without: Collection[str], at_most_each: int | None
     ) -> None:
-        self._lists = [listed for listed in (view.shelf(shelf) for shelf in shelves) if listed]
+        self._lists = [listed for listed in (view.shelves.listed(shelf) for shelf in shelves) if listed]
         self._view = view
         self._shelves = shelves
         self._without = without
         self.at_most_each = at_most_each
-        self.at_most_blocks = sum(view.listed_blocks(shelf) for shelf in shelves)
+        self.at_most_blocks = sum(view.shelves.listed_blocks(shelf) for shelf in shelves)
         self._largest: list[Standing] = []
         self._source = self._descending()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from tenure.arbiter.ledger import NO_REUSE, Reuse
 from tenure.arbiter.pressure import LivePlan, Pressure
+from tenure.arbiter.standing import NO_REUSE, Reuse
 from tenure.claims.modes import Action, Feasibility, Outcome
 from tenure.errors import PolicyError
 

@@ -7,76 +7,14 @@ only when all claims of its group do, which is why blocks that two claims share 
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tenure.arbiter.pressure import Pressure
+from tenure.arbiter.standing import NO_REUSE, NOBODY, Group, Reuse, Shelf, Shelves, Standing
 from tenure.claims.modes import ProtectionMode
 from tenure.errors import PlanError
-
-#: Claims that stand on the same blocks. The empty group is that of idle blocks nobody claimed.
-Group = frozenset[str]
-NOBODY: Group = frozenset()
-
-#: (blocks that are idle and nobody else's, order of arrival, claim id): what a claim would free by giving way.
-Standing = tuple[int, int, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
-    """Claims that give way alike.
-
-    Args:
-        mode: on what terms they were accepted.
-        is_due: whether their promised time has run out.
-        is_whole: whether their predicate holds on the device. Only a whole claim can be offloaded and restored.
-    """
-
-    mode: ProtectionMode
-    is_due: bool = False
-    is_whole: bool = False
-    _hash: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        # Every decision looks shelves up many times, and hashing an enum member runs Python code.
-        object.__setattr__(self, "_hash", hash((self.mode, self.is_due, self.is_whole)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reuse:
-    """Resident blocks that a request would use as they are. Made by `PoolLedger.reuse_of`.
-
-    Args:
-        unclaimed_blocks: idle ones under nobody's claim; using them takes them from the evictable ones.
-        pinned_blocks: ones that other active work uses already.
-        pinned_protected_blocks: those of them that a reserving claim stands on.
-        idle_protected_blocks: idle ones under a reserving claim.
-        idle_by_group: idle ones that somebody claimed, by who stands on them.
-    """
-
-    unclaimed_blocks: int = 0
-    pinned_blocks: int = 0
-    pinned_protected_blocks: int = 0
-    idle_protected_blocks: int = 0
-    idle_by_group: Mapping[Group, int] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def idle_evictable_blocks(self) -> int:
-        """Idle ones that could have been evicted: unclaimed, or under claims that reserve nothing."""
-        return self.unclaimed_blocks + sum(self.idle_by_group.values()) - self.idle_protected_blocks
-
-    @property
-    def total_blocks(self) -> int:
-        """All resident blocks that need no new room."""
-        return self.unclaimed_blocks + self.pinned_blocks + sum(self.idle_by_group.values())
-
-
-NO_REUSE = Reuse()
 
 
 @dataclass(slots=True)
@@ -99,8 +37,6 @@ class _Claim:
     ends_at_s: float | None
     blocks: set[Hashable] = field(default_factory=set)
     groups: set[Group] = field(default_factory=set)
-    listed: Standing | None = None
-    is_entangled: bool = False
 
 
 class PoolLedger:
@@ -133,10 +69,7 @@ class PoolLedger:
         self._pinned_total = 0
         self._yielding_idle = 0
         self._shared_idle = 0
-        self._shelves: dict[Shelf, list[Standing]] = {}
-        self._entangled: dict[Shelf, dict[str, None]] = {}
-        self._listed_blocks: dict[Shelf, int] = {}
-        self._occupied: dict[Shelf, int] = {}
+        self._shelves = Shelves()
         self._arrivals = 0
 
     # --- what decisions ask -------------------------------------------------------------------------------------
@@ -180,21 +113,10 @@ class PoolLedger:
             outstanding_blocks=self.outstanding_blocks,
         )
 
-    def shelf(self, shelf: Shelf) -> Sequence[Standing]:
-        """Claims of a shelf by what each alone would free, the smallest first; those that would free nothing are not."""
-        return self._shelves.get(shelf, ())
-
-    def occupied_shelves(self) -> Collection[Shelf]:
-        """The shelves on which some claim would free something, alone or with others. O(1); not to be changed."""
-        return self._occupied
-
-    def listed_blocks(self, shelf: Shelf) -> int:
-        """What all claims of `shelf(...)` together would free. O(1)."""
-        return self._listed_blocks.get(shelf, 0)
-
-    def entangled(self, shelf: Shelf) -> Collection[str]:
-        """Claims of a shelf that share idle blocks with others: together they free more than their listed gains."""
-        return self._entangled.get(shelf, {})
+    @property
+    def shelves(self) -> Shelves:
+        """Claims in the order in which they would give way; to be read only."""
+        return self._shelves
 
     @property
     def shared_blocks(self) -> int:
@@ -366,12 +288,12 @@ class PoolLedger:
     def drop_claim(self, claim_id: str) -> None:
         """A claim ended: its blocks stay resident, under whoever else claims them. O(its blocks)."""
         self.let_go(claim_id, tuple(self._claim(claim_id).blocks))
-        self._unlist(self._claims.pop(claim_id))
+        self._shelves.remove(claim_id)
+        del self._claims[claim_id]
 
     def mark(self, claim_id: str, *, is_due: bool | None = None, is_whole: bool | None = None) -> None:
         """The promised time of a claim has run out, its predicate came to hold, or the contrary. None: as it was."""
         claim = self._claim(claim_id)
-        self._unlist(claim)
         claim.shelf = Shelf(
             mode=claim.shelf.mode,
             is_due=claim.shelf.is_due if is_due is None else is_due,
@@ -464,35 +386,9 @@ class PoolLedger:
             touched |= group
         self._relist(touched)
 
-    def _unlist(self, claim: _Claim) -> None:
-        if claim.listed is not None:
-            listed = self._shelves[claim.shelf]
-            del listed[bisect_left(listed, claim.listed)]
-            self._listed_blocks[claim.shelf] -= claim.listed[0]
-            claim.listed = None
-            self._occupy_shelf(claim.shelf, by=-1)
-        if claim.is_entangled:
-            del self._entangled[claim.shelf][claim.claim_id]
-            claim.is_entangled = False
-            self._occupy_shelf(claim.shelf, by=-1)
-
-    def _occupy_shelf(self, shelf: Shelf, *, by: int) -> None:
-        self._occupied[shelf] = self._occupied.get(shelf, 0) + by
-        if not self._occupied[shelf]:
-            del self._occupied[shelf]
-
     def _relist(self, touched: Iterable[str]) -> None:
         """Put claims back where their new counts belong. O(claims x log claims)."""
         for claim_id in touched:
             claim = self._claims[claim_id]
-            self._unlist(claim)
-            if any(len(group) > 1 and self._idle.get(group, 0) for group in claim.groups):
-                claim.is_entangled = True
-                self._entangled.setdefault(claim.shelf, {})[claim_id] = None
-                self._occupy_shelf(claim.shelf, by=1)
-            standing = self.standing_of(claim_id)
-            if standing[0]:
-                claim.listed = standing
-                self._occupy_shelf(claim.shelf, by=1)
-                insort(self._shelves.setdefault(claim.shelf, []), standing)
-                self._listed_blocks[claim.shelf] = self._listed_blocks.get(claim.shelf, 0) + standing[0]
+            is_entangled = any(len(group) > 1 and self._idle.get(group, 0) for group in claim.groups)
+            self._shelves.place(claim.shelf, self.standing_of(claim_id), is_entangled=is_entangled)

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tenure.arbiter.decision import ResidencyPlan
-from tenure.arbiter.ledger import PoolLedger, Reuse
+from tenure.arbiter.ledger import PoolLedger
+from tenure.arbiter.standing import Reuse
 from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.clock import Clock
 from tenure.claims.event_types import EventType
