@@ -50,8 +50,8 @@ def assert_same_future(saved: Session, restored: Session) -> None:
         restored.check_invariants()
         replies = [list(session.generate(max_new_tokens=9)) for session in (saved, restored)]
         assert replies[0] == replies[1]
-        assert (saved._logits is None) == (restored._logits is None)
-        assert torch.equal(saved._logits, restored._logits)
+        assert (saved._sequence.logits is None) == (restored._sequence.logits is None)
+        assert torch.equal(saved._sequence.logits, restored._sequence.logits)
         for session in (saved, restored):
             session.append(some_ids(13, seed=step))
 

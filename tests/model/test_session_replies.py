@@ -58,9 +58,9 @@ def test_the_first_token_of_a_reply_sees_the_rows_that_were_recalled_for_it(monk
     session = tiny_session()
     session.append(some_ids(100))
     order: list[tuple[str, int]] = []
-    reselect, forward = session.cache.reselect, session._forward
+    reselect, forward = session.cache.reselect, session._sequence.forward
     monkeypatch.setattr(session.cache, "reselect", lambda: (order.append(("reselect", 0)), reselect())[1])
-    monkeypatch.setattr(session, "_forward", lambda ids: (order.append(("read", len(ids))), forward(ids))[1])
+    monkeypatch.setattr(session._sequence, "forward", lambda ids: (order.append(("read", len(ids))), forward(ids))[1])
     session.append(some_ids(20, seed=1))
     turn = [("read", 8), ("read", 8), ("read", 3)]
     assert order == [*turn, ("reselect", 0), *turn, ("read", 1)]

@@ -124,7 +124,7 @@ class SessionMachine(RuleBasedStateMachine):
             replies = [list(each.generate(max_new_tokens=tokens)) for each in (self.session, copy)]
             assert replies[0] == replies[1]
             self.ids += replies[0]
-            assert torch.equal(*(each._logits for each in (self.session, copy)))
+            assert torch.equal(*(each._sequence.logits for each in (self.session, copy)))
             assert self.session.cache.pager.arena.positions == copy.cache.pager.arena.positions
         if go_on_with_the_copy:
             self.session = copy

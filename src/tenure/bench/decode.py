@@ -46,6 +46,7 @@ STATIC = "StaticCache"
 STATIC_GROUPED = "StaticCache, grouped attention"
 POOLED = "pool"
 COMPILED = "pool, compiled"
+FLOOR = "no cached rows"
 
 Progress = Callable[[str], None]
 
@@ -95,6 +96,7 @@ def run(
 
 def _measure_context(report: BenchReport, model: Any, context_rows: int, *, steps: int, compiled: bool) -> None:
     arms = [
+        _floor_arm(model),
         _dynamic_arm(model, context_rows),
         _static_arm(model, context_rows, steps=steps, name=STATIC, attention=None),
         _static_arm(model, context_rows, steps=steps, name=STATIC_GROUPED, attention=GROUPED),
@@ -113,6 +115,12 @@ def _measure_fits(report: BenchReport, model: Any, *, steps: int) -> None:
     ]
     times = _report_arms(report, model, arms, context_rows=FITS_ROWS, steps=2 * steps)
     report.figures["decode.fits_ratio"] = times[POOLED] / min(times[DYNAMIC], times[STATIC])
+
+
+def _floor_arm(model: Any) -> Arm:
+    """One token that attends to itself alone: what a step costs whatever the cache does, hence the bound of any gain."""
+    token = torch.ones((1, 1), dtype=torch.long, device=model.device)
+    return Arm(FLOOR, lambda: model(token, use_cache=False).logits, 0)
 
 
 def _dynamic_arm(model: Any, context_rows: int) -> Arm:
@@ -229,5 +237,7 @@ def _derive_figures(report: BenchReport, contexts: tuple[int, ...]) -> None:
         figures[f"decode.speedup_{label}"] = full / pooled
         figures[f"decode.speedup_default_{label}"] = times[context_rows, DYNAMIC] / pooled
         figures[f"decode.speedup_kernel_{label}"] = times[context_rows, STATIC_GROUPED] / pooled
+        figures[f"decode.ceiling_{label}"] = full / times[context_rows, FLOOR]
+        figures[f"decode.ceiling_default_{label}"] = times[context_rows, DYNAMIC] / times[context_rows, FLOOR]
     if (last, COMPILED) in times:
         figures["decode.compile_gain"] = times[last, POOLED] / times[last, COMPILED]

@@ -9,10 +9,8 @@ became full are written through to the host. A forward that dies in between leav
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, CacheLay
 from tenure.errors import CapacityError, InternalError, PolicyError, UsageError
 from tenure.kv.geometry import CacheGeometry, geometry_from_config
 from tenure.kv.residency import Plan, ResidencyView
-from tenure.policy import KeyGroup, Policy, RecentQueries, Reselector, ReselectStatistics, Room, as_policy
+from tenure.policy import Policy, RecentQueries, Reselector, ReselectStatistics, Room, as_policy
 from tenure.pool import (
     BLOCK_SIZES,
     SINK_BLOCKS,
@@ -38,6 +36,7 @@ from tenure.pool import (
     size_pool,
 )
 from tenure.runtime.hf.attention import TAP_ATTRIBUTE, watch_queries
+from tenure.runtime.hf.scoring import PagerKeys, QueryWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,81 +430,6 @@ class _Forward:
     first_slot: int = 0
     next_ordinal: int = 0
     started_s: float = 0.0
-
-
-class QueryWindow:
-    """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing.
-
-    `connected` is true once any query has reached a tap: before, the model's attention may not be ours at all.
-    """
-
-    def __init__(self, *, layers: int, rows: int) -> None:
-        self.rows = rows
-        self.connected = False
-        self._kept: list[deque[torch.Tensor]] = [deque() for _ in range(layers)]
-        self._scaling = [1.0] * layers
-        self.taps = [partial(self._take, layer) for layer in range(layers)]
-
-    def _take(self, layer: int, query: torch.Tensor, scaling: float) -> None:
-        self.connected = True
-        kept = self._kept[layer]
-        self._scaling[layer] = scaling
-        rows = query.shape[2]
-        if rows >= self.rows:
-            kept.clear()
-            # A clone of the part that is kept: a reference would keep a whole prompt's queries alive.
-            kept.append(query[0, :, rows - self.rows :].detach().clone())
-            return
-        kept.append(query[0].detach() if rows == 1 else query[0].detach().clone())
-        while sum(part.shape[1] for part in kept) - kept[0].shape[1] >= self.rows:
-            kept.popleft()
-
-    def extend(self, layer: int, queries: torch.Tensor) -> None:
-        """Add queries `[H * G, T, D]` of one layer, oldest first, copying them."""
-        self._take(layer, queries.unsqueeze(0).clone(), self._scaling[layer])
-
-    def recent(self, wanted: int) -> RecentQueries | None:
-        """The last `wanted` queries (fewer when fewer were seen); None when there are none."""
-        if any(not kept for kept in self._kept):
-            return None
-        by_layer = tuple(torch.cat(list(kept), dim=1)[:, -wanted:] for kept in self._kept)
-        return RecentQueries(by_layer=by_layer, scaling=tuple(self._scaling))
-
-    def restore(self, queries: RecentQueries) -> None:
-        """Hold what `recent` once answered, and nothing else."""
-        self.clear()
-        self._scaling = list(queries.scaling)
-        for kept, by_layer in zip(self._kept, queries.by_layer, strict=True):
-            kept.append(by_layer)
-
-    def clear(self) -> None:
-        """Forget all queries."""
-        for kept in self._kept:
-            kept.clear()
-
-
-class PagerKeys:
-    """Keys of any block of a pager: from the host copy where there is one, else from the arena."""
-
-    def __init__(self, pager: Pager) -> None:
-        self._pager = pager
-
-    def block_keys(self, block: int) -> list[KeyGroup]:
-        """All keys of a block; views, not copies."""
-        pager = self._pager
-        groups = pager.arena.layout.groups
-        if block < pager.sealed_blocks:
-            host = pager.host_block(block)
-            host.wait()
-            tensors = host.views
-        else:
-            slots = pager.resident_slots(block)
-            tensors = tuple(plane.narrow(2, slots[0], len(slots)) for plane in pager.arena.planes)
-        return [
-            KeyGroup(layers=group.key_layers, keys=tensor[: len(group.key_layers)])
-            for group, tensor in zip(groups, tensors, strict=True)
-            if group.key_layers
-        ]
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

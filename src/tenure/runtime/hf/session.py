@@ -1,30 +1,27 @@
 """`Session`: one conversation of any length with a stock model, inside a fixed pool of rows.
 
-The session knows the ids of all tokens that the cache holds rows of, and nothing else: a token is known once its
-forward has committed. So it can be stopped between any two tokens, saved, restored and cut back, and what it knows and
-what the cache holds always agree; where they do not, because another forward used the cache, every call says so.
+What it knows and what the cache holds always agree (`tenure.runtime.hf.sequence`), so it can be stopped between any
+two tokens, saved, restored and cut back.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tenure.errors import CapacityError, UsageError
+from tenure.errors import UsageError
 from tenure.kv.residency import Plan, Residence
 from tenure.policy import Policy
 from tenure.pool import SINK_BLOCKS, TAIL_BLOCKS
 from tenure.runtime.hf.cache import PooledCache
 from tenure.runtime.hf.identity import COMPUTED, Identity, computed_identity
-from tenure.runtime.hf.native import native_layers, native_states, opaque_layers, put_back
-from tenure.runtime.hf.reading import REREAD_ROWS, reselect_and_reread
 from tenure.runtime.hf.sampling import GREEDY, Sampling, pick_token
 from tenure.runtime.hf.section_file import open_sections, write_sections
+from tenure.runtime.hf.sequence import Progress, TokenSequence
 from tenure.runtime.hf.session_file import (
     SessionHeader,
     SessionState,
@@ -37,7 +34,6 @@ from tenure.runtime.hf.session_file import (
 )
 from tenure.runtime.hf.session_values import (
     BlockPlace,
-    ContextLimitWarning,
     ReplyEnd,
     ReplyStatistics,
     SessionStatistics,
@@ -51,9 +47,6 @@ if TYPE_CHECKING:
 READ_ROWS = 512
 """Rows read in one forward, about: enough for dense products, few enough that activations stay small."""
 DEFAULT_NEW_TOKENS = 512
-
-Progress = Callable[[int, int], None]
-"""Called while a turn is read, with the rows read so far and those of the whole turn."""
 
 
 class Session:
@@ -106,7 +99,7 @@ class Session:
         if read_rows is not None and read_rows < 1:
             raise UsageError(f"read_rows is {read_rows}; a turn is read at least 1 row a forward")
         whole_blocks = max(1, READ_ROWS // self.cache.block_size) * self.cache.block_size
-        self.read_rows = min(whole_blocks if read_rows is None else read_rows, self.cache.max_append_rows)
+        rows_a_forward = min(whole_blocks if read_rows is None else read_rows, self.cache.max_append_rows)
         self.cache.open(dtype=model.dtype, device=model.device)
         self.model = model
         self.tokenizer = tokenizer
@@ -116,23 +109,24 @@ class Session:
         self.last_reply: ReplyStatistics | None = None
         self._clock = clock
         self._generator = torch.Generator().manual_seed(seed)
-        self._ids: list[int] = []
+        self._sequence = TokenSequence(model, self.cache, read_rows=rows_a_forward)
         self._turn_starts: list[int] = []
-        self._logits: torch.Tensor | None = None
         self._stop_requested = False
-        self._trained_rows = int(model.config.get_text_config(decoder=True).max_position_embeddings)
-        self._limit_announced = False
-        self._broken: str | None = None
 
     @property
     def token_ids(self) -> tuple[int, ...]:
         """The ids of the whole sequence, from its first token on. O(rows)."""
-        return tuple(self._ids)
+        return tuple(self._sequence.ids)
 
     @property
     def logical_rows(self) -> int:
         """Tokens in the sequence."""
-        return len(self._ids)
+        return len(self._sequence)
+
+    @property
+    def read_rows(self) -> int:
+        """Rows read in one forward, at most."""
+        return self._sequence.read_rows
 
     @property
     def turn_starts(self) -> tuple[int, ...]:
@@ -146,17 +140,16 @@ class Session:
     def append(self, tokens: str | Iterable[int], *, progress: Progress | None = None) -> int:
         """Read a text (as plain text, without special tokens) or ids. Returns the rows read.
 
-        They are fewer than given only when `stop()` was called meanwhile: what was read until then stays. All but the
-        last token are read first, then the policy chooses blocks by what they asked for; when that recalled anything, the
-        last rows are read again with it in place (`tenure.runtime.hf.reading`); then the last token is read, so that
-        the first token of a reply already sees what was recalled.
+        They are fewer than given only when `stop()` was called meanwhile: what was read until then stays. The policy
+        chooses blocks by what was read, before its last token (`TokenSequence.read`): the first token of a reply
+        already sees what was recalled.
 
         Raises `UsageError` for nothing to read, an id outside the vocabulary, or a cache that another forward has used;
         `HostTierFullError` when the host tier is full: what had been read before stays.
         """
         self._stop_requested = False
         ids = self._encode(tokens) if isinstance(tokens, str) else [int(token) for token in tokens]
-        return self._read(ids, progress)
+        return self._sequence.read(ids, should_stop=lambda: self._stop_requested, progress=progress)
 
     def say(
         self,
@@ -174,15 +167,15 @@ class Session:
         """
         tokenizer = self._require_tokenizer()
         _require_token_count(max_new_tokens)
-        self._require_agreement()
+        self._sequence.require_agreement()
         self._stop_requested = False
-        ids = following_ids(tokenizer, text) if self._ids else opening_ids(tokenizer, text, system=self.system)
-        start = len(self._ids)
+        ids = following_ids(tokenizer, text) if self._sequence.ids else opening_ids(tokenizer, text, system=self.system)
+        start = len(self._sequence.ids)
         try:
-            self._read(ids, progress)
+            self._sequence.read(ids, should_stop=lambda: self._stop_requested, progress=progress)
         finally:
             # A turn that was cut short is a turn too: undo() takes back what was read of it.
-            if len(self._ids) > start:
+            if len(self._sequence.ids) > start:
                 self._turn_starts.append(start)
         return self._stream_text(self._decode(max_new_tokens, self.sampling if sampling is None else sampling, None))
 
@@ -208,15 +201,15 @@ class Session:
         session was changed between two tokens.
         """
         _require_token_count(max_new_tokens)
-        self._require_agreement()
-        if not self._ids:
+        self._sequence.require_agreement()
+        if not self._sequence.ids:
             raise UsageError("there is nothing to continue: append() a text or a token first")
         self._stop_requested = False
         return self._decode(max_new_tokens, self.sampling if sampling is None else sampling, stop_ids)
 
     def reselect(self) -> Plan:
         """Bring the blocks that score best now onto the device. Returns what was moved; nothing on an empty session."""
-        self._require_agreement()
+        self._sequence.require_agreement()
         return self.cache.reselect()
 
     def use_policy(self, policy: Policy | str) -> None:
@@ -229,23 +222,16 @@ class Session:
         Raises `CapacityError` for a target outside `[0, logical_rows]`, and `UsageError` when layers with a window have
         forgotten what they would go back to.
         """
-        self._require_agreement()
-        if not 0 <= logical_rows <= len(self._ids):
-            raise CapacityError(f"cannot cut the session to {logical_rows} tokens: it has {len(self._ids)}")
-        if logical_rows == len(self._ids):
-            return
-        self.cache.crop(logical_rows - len(self._ids))
-        del self._ids[logical_rows:]
+        self._sequence.crop(logical_rows)
         self._turn_starts = [start for start in self._turn_starts if start < logical_rows]
-        self._logits = None
 
     def undo(self) -> int:
         """Take back the last turn that `say` appended, with its reply. Returns the tokens removed. Raises as `crop`."""
         if not self._turn_starts:
             raise UsageError("there is no turn to take back: none was appended with say()")
-        before = len(self._ids)
+        before = len(self._sequence.ids)
         self.crop(self._turn_starts[-1])
-        return before - len(self._ids)
+        return before - len(self._sequence.ids)
 
     def where(self) -> list[BlockPlace]:
         """Every block, in order of position: where it is and how it scored. O(blocks)."""
@@ -266,7 +252,7 @@ class Session:
 
     def text_of(self, place: BlockPlace) -> str:
         """The text of a block, special tokens included. Raises `UsageError` without a tokenizer."""
-        ids = self._ids[place.first_position : place.stop_position]
+        ids = self._sequence.ids[place.first_position : place.stop_position]
         return str(self._require_tokenizer().decode(ids, skip_special_tokens=False))
 
     def statistics(self) -> SessionStatistics:
@@ -274,7 +260,7 @@ class Session:
         blocks = self.cache.view().blocks
         host_only = sum(1 for block in blocks if block.residence is Residence.HOST_BACKED)
         return SessionStatistics(
-            logical_rows=len(self._ids),
+            logical_rows=len(self._sequence.ids),
             resident_blocks=len(blocks) - host_only,
             host_only_blocks=host_only,
             cache=self.cache.statistics(),
@@ -288,16 +274,16 @@ class Session:
         Raises `DiskFullError` without room, `SessionFileError` where no file can be written; nothing is left then, and
         a file that was there is still there. Reads every block's bytes; without an `identity`, every weight too.
         """
-        self._require_agreement()
+        self._sequence.require_agreement()
         identity = computed_identity(self.model, self.tokenizer) if self.identity is None else self.identity
         state = SessionState(
-            token_ids=self._ids,
+            token_ids=self._sequence.ids,
             turn_starts=self._turn_starts,
             system=self.system,
             temperature=self.sampling.temperature,
             top_p=self.sampling.top_p,
             read_rows=self.read_rows,
-            logits=self._logits,
+            logits=self._sequence.logits,
             generator_state=self._generator.get_state(),
         )
         metadata = metadata_of(self.cache, state, identity)
@@ -338,16 +324,16 @@ class Session:
         return session
 
     def _adopt(self, state: SessionState) -> None:
-        self._ids, self._turn_starts = list(state.token_ids), list(state.turn_starts)
+        self._sequence.adopt(state.token_ids, state.logits)
+        self._sequence.read_rows = state.read_rows
+        self._turn_starts = list(state.turn_starts)
         self.sampling = Sampling(temperature=state.temperature, top_p=state.top_p)
-        self.system, self.read_rows = state.system, state.read_rows
-        self._logits = None if state.logits is None else state.logits.to(self.model.device)
+        self.system = state.system
         self._generator.set_state(state.generator_state)
-        self._limit_announced = len(self._ids) > self._trained_rows
 
     def check_invariants(self) -> None:
         """Raise unless ids and rows agree (`UsageError`) and every residency invariant holds (`InternalError`)."""
-        self._require_agreement()
+        self._sequence.require_agreement()
         self.cache.check_invariants()
 
     def _encode(self, text: str) -> list[int]:
@@ -358,126 +344,27 @@ class Session:
             raise UsageError("this session has no tokenizer, so it takes and gives ids only; pass one to Session(...)")
         return self.tokenizer
 
-    def _require_agreement(self) -> None:
-        if self._broken is not None:
-            raise UsageError(self._broken)
-        known = len(self._ids)
-        held = {f"native layer {index}": layer.get_seq_length() for index, layer in native_layers(self.cache)}
-        held["the pool"] = self.cache.logical_rows
-        for name, rows in held.items():
-            if rows != known:
-                raise UsageError(
-                    f"this session knows {known} tokens, but {name} of its cache holds rows of {rows}: another forward "
-                    "has used the cache. A session's cache is its own; run other forwards with a PooledCache of theirs"
-                )
-
-    def _read(self, ids: list[int], progress: Progress | None) -> int:
-        self._require_agreement()
-        if not ids:
-            raise UsageError("there is nothing to read: the text or list of ids is empty")
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        foreign = next((token for token in ids if not 0 <= token < vocabulary), None)
-        if foreign is not None:
-            raise UsageError(f"{foreign} is no token id of this model, whose ids go from 0 to {vocabulary - 1}")
-        chooses = len(ids) > 1 and self.cache.policy.scorer != "recency"
-        again = max(0, len(ids) - 1 - REREAD_ROWS) if chooses else len(ids) - 1
-        natives = native_states(self.cache)
-        for first, stop in self._batches(again, len(ids) - 1):
-            if self._stop_requested:
-                return first
-            if first == again:
-                natives = native_states(self.cache)
-            self._forward(ids[first:stop])
-            if progress is not None:
-                progress(stop, len(ids))
-        if self._stop_requested:
-            return len(ids) - 1
-        if chooses and self.cache.can_score:
-            reselect_and_reread(self.cache, ids[again:-1], natives, read=self._read_again, take_back=self._take_back)
-        self._forward(ids[-1:])
-        if progress is not None:
-            progress(len(ids), len(ids))
-        return len(ids)
-
-    def _batches(self, *stops: int) -> Iterator[tuple[int, int]]:
-        """Parts of at most `read_rows` rows that end at each of `stops`."""
-        first = 0
-        for stop in stops:
-            while first < stop:
-                yield first, min(first + self.read_rows, stop)
-                first = min(first + self.read_rows, stop)
-
-    def _take_back(self, rows: int) -> None:
-        del self._ids[len(self._ids) - rows :]
-        self._logits = None
-
-    def _read_again(self, ids: list[int]) -> None:
-        for first, stop in self._batches(len(ids)):
-            self._forward(ids[first:stop])
-
-    def _forward(self, ids: list[int]) -> torch.Tensor:
-        """Run the model over `ids` and know them. A forward that dies leaves session and cache as they were."""
-        self._announce_limit(len(self._ids) + len(ids))
-        natives = native_states(self.cache)
-        try:
-            inputs = torch.tensor([ids], device=self.model.device)
-            with torch.inference_mode():
-                output = self.model(input_ids=inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        except BaseException as error:
-            put_back(self.cache, natives)
-            self.cache.crop_pooled(len(self._ids))
-            opaque = opaque_layers(self.cache)
-            if opaque:
-                self._broken = (
-                    f"a forward died ({error!r}) after {len(self._ids)} tokens, and layer(s) {', '.join(opaque)} keep "
-                    "a state that cannot be taken back. Start a new session"
-                )
-            raise
-        logits: torch.Tensor = output.logits[0, -1]
-        self._ids.extend(ids)
-        self._logits = logits
-        return logits
-
-    def _announce_limit(self, logical_rows: int) -> None:
-        if logical_rows > self._trained_rows and not self._limit_announced:
-            self._limit_announced = True
-            warnings.warn(
-                f"the context grows to {logical_rows} tokens; the model was trained on up to {self._trained_rows}. "
-                "Going on, but what it makes of later tokens is not known",
-                ContextLimitWarning,
-                stacklevel=4,
-            )
-
-    def _last_logits(self) -> torch.Tensor:
-        """The logits behind the last token; after a crop, by reading that token again."""
-        if self._logits is not None:
-            return self._logits
-        last = self._ids[-1]
-        self.cache.crop(-1)
-        self._ids.pop()
-        return self._forward([last])
-
     def _decode(self, max_new_tokens: int, sampling: Sampling, stop_ids: Iterable[int] | None) -> Iterator[int]:
         stops = self._default_stop_ids() if stop_ids is None else frozenset(stop_ids)
         tokens, seconds, end = 0, 0.0, ReplyEnd.STOPPED
-        expected_rows = len(self._ids)
+        expected_rows = len(self._sequence.ids)
         try:
             while not self._stop_requested:
                 if tokens >= max_new_tokens:
                     end = ReplyEnd.TOKEN_LIMIT
                     break
-                if len(self._ids) != expected_rows:
+                if len(self._sequence.ids) != expected_rows:
                     raise UsageError(
-                        f"the session grew or shrank from {expected_rows} to {len(self._ids)} tokens while a reply was "
+                        f"the session grew or shrank from {expected_rows} to {len(self._sequence.ids)} tokens while a reply was "
                         "being streamed; finish or drop one reply before changing the session"
                     )
                 started = self._clock()
-                token = pick_token(self._last_logits(), sampling, self._generator)
+                token = pick_token(self._sequence.last_logits(), sampling, self._generator)
                 if token in stops:
                     end = ReplyEnd.STOP_TOKEN
                     break
-                self._require_agreement()
-                self._forward([token])
+                self._sequence.require_agreement()
+                self._sequence.forward([token])
                 tokens, expected_rows = tokens + 1, expected_rows + 1
                 seconds += self._clock() - started
                 yield token
