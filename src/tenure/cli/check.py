@@ -16,6 +16,7 @@ from tenure.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from tenure.adapters.transformers.checks import SubjectVerdict
     from tenure.adapters.transformers.subjects import Subject
@@ -51,9 +52,12 @@ def register(app: typer.Typer) -> None:
         _require_packages()
         wanted = _subjects_named(subjects)
         _check_target(json_file)
-        verdicts = [_checked(subject, seeds) for subject in wanted]
-        for verdict in verdicts:
-            _print_verdict(console, verdict)
+        verdicts = []
+        for subject in wanted:
+            verdicts.append(_checked(subject, seeds))
+            _print_verdict(console, verdicts[-1])
+        if len(verdicts) > 1:
+            _print_summary(console, verdicts)
         if json_file is not None:
             _write_json(json_file, verdicts)
         if all(verdict.skipped is not None for verdict in verdicts):
@@ -89,7 +93,8 @@ def _checked(subject: Subject, seeds: int) -> SubjectVerdict:
     from tenure.adapters.transformers.checks import check_subject
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"Checking {subject.name}", total=seeds)
         return check_subject(subject, seeds=seeds, on_progress=lambda done: progress.update(task, completed=done))
 
@@ -110,13 +115,34 @@ _COLOURS = {"kept": "green", "broken": "red", "not exercised": "dim"}
 
 def _print_verdict(console: Console, verdict: SubjectVerdict) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     subject = verdict.subject
     if verdict.skipped is not None:
         console.print(f"[bold]{escape(subject.name)}[/bold]: skipped, {escape(verdict.skipped)}.\n")
         return
-    table = Table("rule", "verdict", "tested", "what it says", title=f"{subject.name}: {subject.summary}")
+    console.print(f"[bold]{escape(subject.name)}[/bold]: {escape(subject.summary)}")
+    console.print(_rules_table(verdict))
+    stops = " A run ends where it breaks one." if verdict.failed_runs else ""
+    console.print(f"{verdict.failed_runs} of {verdict.seeds} runs broke a rule.{stops}")
+    if any(rule_verdict.outcome.value == "not exercised" for rule_verdict in verdict.rules):
+        console.print("Not exercised: nothing that was done with this cache could have broken the rule.")
+    for rule_verdict in verdict.broken:
+        for number, witness in enumerate(rule_verdict.witnesses, start=1):
+            console.print(
+                f"\n[red]{rule_verdict.rule.value}[/red], witness {number} (cut down from seed {witness.seed}):"
+            )
+            for place, operation in enumerate(witness.operations, start=1):
+                console.print(f"  {place}. {escape(str(operation))}")
+            console.print(f"  => {escape(witness.violation.message)}", soft_wrap=True)
+    console.print()
+
+
+def _rules_table(verdict: SubjectVerdict) -> Table:
+    from rich.table import Table
+
+    table = Table("rule", "verdict", "tests", "what the rule says")
+    for column in table.columns[:3]:
+        column.no_wrap = True
     table.columns[2].justify = "right"
     for rule_verdict in verdict.rules:
         outcome = rule_verdict.outcome.value
@@ -125,15 +151,27 @@ def _print_verdict(console: Console, verdict: SubjectVerdict) -> None:
         table.add_row(
             rule_verdict.rule.value, f"[{colour}]{outcome}[/{colour}]", f"{rule_verdict.exercised:,}", sentence
         )
+    return table
+
+
+def _print_summary(console: Console, verdicts: Sequence[SubjectVerdict]) -> None:
+    """One row a cache, so that nobody has to scroll back through the tables of twenty."""
+    from rich.table import Table
+
+    table = Table("cache", "failed runs", "broken rules")
+    table.columns[0].no_wrap = True
+    table.columns[1].justify = "right"
+    for verdict in verdicts:
+        if verdict.skipped is not None:
+            table.add_row(verdict.subject.name, "-", "[dim]skipped[/dim]")
+            continue
+        broken = ", ".join(rule_verdict.rule.value for rule_verdict in verdict.broken)
+        table.add_row(
+            verdict.subject.name,
+            f"{verdict.failed_runs} of {verdict.seeds}",
+            f"[red]{broken}[/red]" if broken else "[green]none[/green]",
+        )
     console.print(table)
-    console.print(f"{verdict.failed_runs} of {verdict.seeds} runs broke a rule.")
-    for rule_verdict in verdict.broken:
-        for number, witness in enumerate(rule_verdict.witnesses, start=1):
-            console.print(f"\n[red]{rule_verdict.rule.value}[/red], witness {number} (seed {witness.seed}):")
-            for operation in witness.operations:
-                console.print(f"    {escape(str(operation))}")
-            console.print(f"  {escape(witness.violation.message)}", soft_wrap=True)
-    console.print()
 
 
 def _check_target(path: Path | None) -> None:

@@ -39,7 +39,9 @@ def test_a_broken_rule_ends_with_1_and_shows_the_witness(
     assert tenure(monkeypatch, "check", name, "transformers:DynamicCache", "--seeds", "20", "--json", str(target)) == 1
     shown = capsys.readouterr().out
     assert "KV-APPEND, witness 1" in shown
-    assert "decode 1 row, 2 times as large as the prefill's" in shown
+    assert "2. decode 1 row, 2 times as large as the prefill's" in shown
+    assert shown.index("transformers:DynamicCache:") < shown.index("broken rules")  # the summary comes last
+    assert name in shown[shown.index("broken rules") :]
     record = json.loads(target.read_text())
     assert set(record["environment"]) == {"tenure", "python", "torch", "transformers"}
     assert [subject["subject"] for subject in record["subjects"]] == [name, "transformers:DynamicCache"]
@@ -83,3 +85,13 @@ def test_the_list_names_every_cache(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert tenure(monkeypatch, "check", "--list") == 0
     shown = capsys.readouterr().out
     assert [subject.name for subject in all_subjects() if subject.name not in shown] == []
+
+
+def test_only_several_caches_are_summed_up_and_a_pipe_sees_no_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tenure(monkeypatch, "check", "transformers:StaticCache/mistral", "--seeds", "1") == 0
+    captured = capsys.readouterr()
+    assert "broken rules" not in captured.out
+    assert captured.out.startswith("transformers:StaticCache/mistral: three sliding layers")
+    assert captured.err == ""

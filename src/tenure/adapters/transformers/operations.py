@@ -52,7 +52,7 @@ class Select:
     indices: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"batch-select {list(self.indices)}"
+        return f"batch-select {list(self.indices)} (a drop)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Reorder:
     indices: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"reorder to {list(self.indices)}"
+        return f"reorder to {list(self.indices)} (a fork)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Repeat:
     times: int
 
     def __str__(self) -> str:
-        return f"repeat each sequence {self.times} times"
+        return f"repeat each sequence {self.times} times (a fork)"
 
 
 @dataclass(frozen=True, slots=True)

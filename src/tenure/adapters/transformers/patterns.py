@@ -36,7 +36,7 @@ class RowTag(NamedTuple):
     position: int
 
     def __str__(self) -> str:
-        return f"row {self.serial} ({self.sequence}:{self.layer}:{self.position})"
+        return f"row #{self.serial} (sequence {self.sequence}, layer {self.layer}, position {self.position})"
 
 
 @dataclass(frozen=True, slots=True)

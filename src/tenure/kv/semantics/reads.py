@@ -30,8 +30,8 @@ def judge_sizes(ledger: Ledger, event: Sizes) -> Breach | None:
     if event.announced_rows == event.returned_rows:
         return None
     message = (
-        f"step {event.step}, layer {event.layer}, sequence {event.sequence}: {event.announced_rows} rows were "
-        f"announced for the read, {event.returned_rows} came back"
+        f"step {event.step}, layer {event.layer}, sequence {event.sequence}: rows announced for the read: "
+        f"{event.announced_rows}, rows returned: {event.returned_rows}"
     )
     return _put_down(state, event.layer, RuleId.ACCOUNT, message)
 
@@ -185,4 +185,4 @@ class _ReadCase:
             return RuleId.HEADS, "", None
         if isinstance(found, Padding):
             return RuleId.ALIGNMENT, "", None
-        return RuleId.APPEND, ", which nobody wrote", None
+        return RuleId.APPEND, ", as nobody wrote it", None

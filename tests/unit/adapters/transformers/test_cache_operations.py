@@ -106,6 +106,6 @@ def test_operations_read_like_sentences() -> None:
         "decode 1 row",
         "append 2 rows, 2 times as large as the prefill's",
         "crop 2 rows",
-        "batch-select [1]",
-        "repeat each sequence 2 times",
+        "batch-select [1] (a drop)",
+        "repeat each sequence 2 times (a fork)",
     ]

@@ -29,8 +29,8 @@ def test_rows_of_several_sequences_and_calls_are_kept_apart() -> None:
     others = [[book.tag(sequence=s, layer=0, position=7).serial] for s in (1, 2)]
     more_keys, more_values = book.rows(others, amplitude=2.0)
     assert [[str(key) for key in sequence] for sequence in book.recognise(more_keys, more_values)] == [
-        ["row 3 (1:0:7)"],
-        ["row 4 (2:0:7)"],
+        ["row #3 (sequence 1, layer 0, position 7)"],
+        ["row #4 (sequence 2, layer 0, position 7)"],
     ]
     assert book.recognise(keys, values) == [tags]
 
