@@ -15,6 +15,7 @@ class WithoutLoss(QuantizedLayer):
 
 
 def attempt(operation, *arguments):
+    """What came of a call, in words."""
     try:
         operation(*arguments)
     except (IndexError, RuntimeError) as error:
