@@ -16,11 +16,11 @@ from tenure.models.texts import text_ids
 from tenure.policy import Policy
 from tenure.runtime.hf import Session
 
-TEXT_TOKENS = 3600
+TEXT_TOKENS = 3200
 POOL_ROWS = 512
-FACT = "The pass code for the bakery door is 48213."
-QUESTION = "What is the pass code for the bakery door?"
-ANSWER = "48213"
+FACT = "The lighthouse on Gull Island was built in 1874."
+QUESTION = "When was the lighthouse on Gull Island built?"
+ANSWER = "1874"
 FACT_DEPTH = 0.12
 READ_ROWS = 256
 MAX_NEW_TOKENS = 24

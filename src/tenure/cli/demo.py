@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     model: str = typer.Option("default", "--model", help="`default`, a hub id, a folder or a GGUF file."),
-    text_tokens: int = typer.Option(3600, "--tokens", min=600, help="Length of the text that is read."),
+    text_tokens: int = typer.Option(3200, "--tokens", min=600, help="Length of the text that is read."),
     pool: int = typer.Option(512, "--pool", help="Rows of the pool."),
     picture: Path = PICTURE,
     threads: int = typer.Option(2, "--threads", min=1, help="Torch threads."),

@@ -3,12 +3,14 @@
 For query `q` of head `h` in layer `l` and block `b`::
 
     mass[l, h, q, b] = sum over rows j of b of  exp(scaling * q.k_j)  /  sum over all rows
-    seen(b)          = combine over l of max over h of  sum over q of  decay^(age of q) * mass[l, h, q, b]
-    score(b)         = max over d = 0, 1, ... of  follow_share^(d * block_size / follow_rows) * seen(b - d)
+    seen(b)          = combine over l of max over h of  max over q of  decay^(age of q) * mass[l, h, q, b]
+    score(b)         = max over d = 0, +-1, ... of  near_share^(|d| * block_size / near_rows) * seen(b + d)
 
-One head that looks at a block is enough to keep it: retrieval is done by a few heads, and a mean over all would drown
-them. And what follows a match is what will be read next: while a passage is being recited, its next rows have not been
-attended to yet, so a block inherits from those up to `follow_rows` before it (not from the sink, which is looked at for being first).
+One look of one head is enough to keep a block: retrieval is done by a few heads, for the few words of a question that
+name what is asked for, and a mean over heads or a sum over queries drowns them in the looks that every token takes. And what
+stands next to a match belongs to it: what is recited next has not been attended to yet, and a fact that a block border cuts
+is matched on one side only. So a block inherits from those up to `near_rows` away (not from the sink, which is
+looked at for being first).
 
 Keys are those that attention itself uses (after RoPE, of the model being served), so no second model and no proxy is
 involved. Cost: one `[G*W, D] x [D, R]` product a block, layer and key-value head; all keys are read once.
@@ -42,19 +44,19 @@ class AttentionMassScorer:
         self,
         *,
         query_rows: int = 32,
-        decay: float = 0.9,
+        decay: float = 0.95,
         combine: str = "max",
         top_layers: int = 8,
-        follow_rows: int = 64,
-        follow_share: float = 0.5,
+        near_rows: int = 64,
+        near_share: float = 0.5,
     ) -> None:
         if query_rows < 1:
             raise PolicyError(f"attention_mass: query_rows is {query_rows}; it needs at least 1 recent query")
         if not 0 < decay <= 1:
             raise PolicyError(f"attention_mass: decay is {decay}; expected above 0 and at most 1")
-        if follow_rows < 0 or not 0 <= follow_share < 1:
+        if near_rows < 0 or not 0 <= near_share < 1:
             raise PolicyError(
-                f"attention_mass: follow_rows={follow_rows}, follow_share={follow_share}; expected 0 rows or more and "
+                f"attention_mass: near_rows={near_rows}, near_share={near_share}; expected 0 rows or more and "
                 "a share from 0 to below 1"
             )
         if combine not in COMBINATIONS:
@@ -63,11 +65,11 @@ class AttentionMassScorer:
         self.decay = decay
         self.combine = combine
         self.top_layers = top_layers
-        self.follow_rows = follow_rows
-        self.follow_share = follow_share
+        self.near_rows = near_rows
+        self.near_share = near_share
 
     def score(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[float]:
-        """One score a block, in `[0, sum of decays]`; NaN for all before the first query."""
+        """One score a block, in `[0, 1]`; NaN for all before the first query."""
         if not view.blocks or not queries.rows:
             return [math.nan] * len(view.blocks)
         per_group = self._log_masses(view, keys, queries)
@@ -78,19 +80,20 @@ class AttentionMassScorer:
             scores = by_layer.mean(dim=0)
         else:
             scores = by_layer.topk(min(self.top_layers, by_layer.shape[0]), dim=0).values.mean(dim=0)
-        return self._follow([float(score) for score in scores.tolist()], view)
+        return self._near([float(score) for score in scores.tolist()], view)
 
-    def _follow(self, seen: list[float], view: ResidencyView) -> list[float]:
-        if not self.follow_rows:
+    def _near(self, seen: list[float], view: ResidencyView) -> list[float]:
+        if not self.near_rows:
             return seen
-        reach = -(-self.follow_rows // view.block_size)
-        share = self.follow_share ** (view.block_size / self.follow_rows)
+        reach = -(-self.near_rows // view.block_size)
+        share = self.near_share ** (view.block_size / self.near_rows)
         # A sink is looked at for being first, not for what it says: nothing follows from it. The tail stays anyway.
         passed_on = [0.0 if block.protected else mass for block, mass in zip(view.blocks, seen, strict=True)]
-        return [
-            max(seen[index], *(passed_on[index - back] * share**back for back in range(min(reach, index) + 1)))
-            for index in range(len(seen))
-        ]
+        scores = []
+        for index, own in enumerate(seen):
+            neighbours = range(max(0, index - reach), min(len(seen), index + reach + 1))
+            scores.append(max(own, *(passed_on[other] * share ** abs(index - other) for other in neighbours)))
+        return scores
 
     def _log_masses(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[torch.Tensor]:
         """Unnormalised log mass, one `[blocks, L, H, G*W]` tensor a plane group."""
@@ -112,12 +115,11 @@ class AttentionMassScorer:
         ]
 
     def _combine_heads(self, log_mass: torch.Tensor, *, window: int) -> torch.Tensor:
-        """`[blocks, L, H, G*W]` to `[L, blocks]`: softmax over blocks, decayed sum over queries, maximum over heads."""
+        """`[blocks, L, H, G*W]` to `[L, blocks]`: softmax over blocks, then the decayed maximum over queries and heads."""
         blocks, layers, heads, _ = log_mass.shape
         mass = log_mass.softmax(dim=0).view(blocks, layers, heads, -1, window)
         ages = torch.arange(window - 1, -1, -1, device=mass.device, dtype=mass.dtype)
-        weighted = (mass * self.decay**ages).sum(dim=-1)
-        return weighted.flatten(2).amax(dim=-1).transpose(0, 1)
+        return (mass * self.decay**ages).flatten(2).amax(dim=-1).transpose(0, 1)
 
     def forget(self, first_block: int) -> None:
         """Nothing is remembered."""

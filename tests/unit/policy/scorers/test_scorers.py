@@ -64,7 +64,7 @@ class Keys:
 
 
 def slow_masses(keys: Keys, *, decay: float) -> list[list[float]]:
-    """[layer][block]: maximum over heads of the decayed sum of softmax mass over all rows of all blocks."""
+    """[layer][block]: the decayed maximum over heads and queries of softmax mass over all rows of all blocks."""
     by_layer = []
     for layer, (heads, share, _) in enumerate(LAYERS):
         rows = torch.cat(keys.by_layer[layer], dim=1)
@@ -76,7 +76,8 @@ def slow_masses(keys: Keys, *, decay: float) -> list[list[float]]:
                 logits = (rows[query_head // share] @ query) * keys.queries.scaling[layer]
                 mass = logits.softmax(dim=0)
                 for block, count in enumerate(keys.rows):
-                    seen[block] += decay**age * float(mass[block * BLOCK : block * BLOCK + count].sum())
+                    found = decay**age * float(mass[block * BLOCK : block * BLOCK + count].sum())
+                    seen[block] = max(seen[block], found)
             best = [max(pair) for pair in zip(best, seen, strict=True)]
         by_layer.append(best)
     return by_layer
@@ -87,9 +88,7 @@ def slow_masses(keys: Keys, *, decay: float) -> list[list[float]]:
 def test_attention_mass_is_the_softmax_over_all_rows_summed_a_block(combine: str, decay: float) -> None:
     keys = Keys(blocks=5)
     options: dict[str, object] = {"combine": combine, "decay": decay, "top_layers": 2, "query_rows": WINDOW}
-    scorer = make_scorer("attention_mass", **options)
-    if hasattr(scorer, "follow_rows"):
-        scorer = make_scorer("attention_mass", follow_rows=0, **options)
+    scorer = make_scorer("attention_mass", near_rows=0, **options)
     by_block = list(zip(*slow_masses(keys, decay=decay), strict=True))
     wanted = {
         "max": [max(masses) for masses in by_block],
@@ -104,6 +103,17 @@ def test_attention_mass_finds_the_block_that_one_head_of_one_layer_looks_at() ->
     keys.by_layer[1][3][0, 2] = 40 * keys.queries.by_layer[1][1, -1]
     scores = keys.score(make_scorer("attention_mass", query_rows=WINDOW))
     assert max(range(len(scores)), key=scores.__getitem__) == 3
+
+
+def test_what_stands_next_to_a_match_inherits_from_it_on_both_sides() -> None:
+    keys = Keys(blocks=7)
+    keys.by_layer[1][3][0, 2] = 40 * keys.queries.by_layer[1][1, -1]
+    plain = keys.score(make_scorer("attention_mass", query_rows=WINDOW, near_rows=0))
+    near = keys.score(make_scorer("attention_mass", query_rows=WINDOW, near_rows=2 * BLOCK, near_share=0.25))
+    assert near[3] == plain[3]
+    assert near[2] == pytest.approx(max(plain[2], 0.5 * plain[3]))
+    assert near[4] == pytest.approx(max(plain[4], 0.5 * plain[3]))
+    assert near[1] == pytest.approx(max(plain[1], 0.25 * plain[3]))
 
 
 def test_key_bounds_are_an_upper_bound_and_the_formula() -> None:
