@@ -33,13 +33,14 @@ def decode_report() -> BenchReport:
 def test_decode_reports_every_figure_that_it_can_without_compiling(decode_report: BenchReport) -> None:
     expected = {bar.figure for bar in decode.BARS} - {"decode.compile_gain"}
     expected -= {name for name in expected if name.endswith("_32k")}
+    expected |= {"decode.ceiling_8k", "decode.ceiling_default_8k"}
     assert set(decode_report.figures) == expected
     assert decode_report.figures["decode.kv_bytes_ratio"] == 1.0
 
 
 def test_decode_measures_all_baselines_in_the_same_run(decode_report: BenchReport) -> None:
     arms = {row["arm"] for row in decode_report.rows if row["context_rows"] == 8192 and "ms_per_token" in row}
-    assert arms == {decode.DYNAMIC, decode.STATIC, decode.STATIC_GROUPED, decode.POOLED}
+    assert arms == {decode.FLOOR, decode.DYNAMIC, decode.STATIC, decode.STATIC_GROUPED, decode.POOLED}
 
 
 def test_decode_leaves_the_models_attention_as_it_was() -> None:

@@ -17,6 +17,7 @@ from tenure.cli.main import build_app
 from tenure.errors import ModelError, PolicyError, PoolSizeError, SessionFileError, TenureError, UsageError
 from tenure.models import tiny_model
 from tenure.runtime.hf import Session
+from tenure.runtime.hf.sequence import TokenSequence
 
 OPTIONS = ["--pool", "64", "--max-new-tokens", "6"]
 Chat = Callable[..., str]
@@ -135,16 +136,16 @@ def test_a_seed_fixes_a_sampled_chat(chat: Chat) -> None:
 
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_stops_the_reply_and_not_the_chat(chat: Chat, monkeypatch: pytest.MonkeyPatch, presses: int) -> None:
-    forward, calls = Session._forward, []
+    forward, calls = TokenSequence.forward, []
 
-    def interrupted(session: Session, ids: list[int]) -> Any:
+    def interrupted(sequence: TokenSequence, ids: list[int]) -> Any:
         calls.append(len(ids))
         if len(ids) == 1 and calls.count(1) == 4:
             for _ in range(presses):
                 signal.raise_signal(signal.SIGINT)
-        return forward(session, ids)
+        return forward(sequence, ids)
 
-    monkeypatch.setattr(Session, "_forward", interrupted)
+    monkeypatch.setattr(TokenSequence, "forward", interrupted)
     before = signal.getsignal(signal.SIGINT)
     output = chat("hello\nagain\n", "--max-new-tokens", "30")
     first, second = output.split("you > again")

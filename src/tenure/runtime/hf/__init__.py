@@ -1,7 +1,8 @@
 """Hugging Face Transformers models on the pool."""
 
-from tenure.runtime.hf.cache import CacheStatistics, PooledCache, PooledLayer
+from tenure.runtime.hf.cache import CacheStatistics, PooledCache
 from tenure.runtime.hf.compiled import CompiledDecoder
+from tenure.runtime.hf.layer import PooledLayer
 from tenure.runtime.hf.sampling import Sampling
 from tenure.runtime.hf.session import Session
 from tenure.runtime.hf.session_values import (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin, get_layer_types_and_kwargs
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_layer_types_and_kwargs
 
 from tenure.errors import CapacityError, InternalError, PolicyError, UsageError
 from tenure.kv.geometry import CacheGeometry, geometry_from_config
@@ -36,6 +36,8 @@ from tenure.pool import (
     size_pool,
 )
 from tenure.runtime.hf.attention import TAP_ATTRIBUTE, watch_queries
+from tenure.runtime.hf.layer import PooledLayer
+from tenure.runtime.hf.native import crop_native, require_croppable
 from tenure.runtime.hf.scoring import PagerKeys, QueryWindow
 
 
@@ -47,44 +49,6 @@ class CacheStatistics:
     host: HostStatistics
     reselect: ReselectStatistics
     device_bytes: int
-
-
-class PooledLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One full-attention layer of a `PooledCache`. All state is the cache's; this is the shape Transformers expects."""
-
-    is_sliding = False
-    is_croppable = True
-
-    def __init__(self, cache: PooledCache, ordinal: int) -> None:
-        super().__init__()
-        self._cache = cache
-        self._ordinal = ordinal
-        self.is_initialized = True
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing to do: the pool is allocated by the first forward."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write this layer's rows and return the dense view of all resident rows, the new ones last."""
-        return self._cache.append_layer(self._ordinal, key_states, value_states)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """`(resident rows including the query's, logical minus resident rows)` as they will be. A pure question."""
-        return self._cache.mask_sizes(query_length)
-
-    def get_seq_length(self) -> int:
-        """Logical rows: what positions are counted from."""
-        return self._cache.logical_rows
-
-    def get_max_length(self) -> int:
-        """-1, Transformers' word for no maximum."""
-        return -1
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused: layers of one cache are cropped together, by the cache."""
-        raise UsageError(f"crop({tokens_to_remove}) was called on one layer; call it on the cache")
 
 
 class PooledCache(Cache):  # type: ignore[misc]
@@ -345,20 +309,10 @@ class PooledCache(Cache):  # type: ignore[misc]
         removed = -tokens_to_remove
         if removed > self.logical_rows:
             raise CapacityError(f"crop(-{removed}): the sequence has {self.logical_rows} rows")
-        others = [layer for layer in self.layers if not isinstance(layer, PooledLayer)]
-        for index, layer in enumerate(others):
-            recording = getattr(layer, "record_past", False)
-            window = getattr(layer, "sliding_window", None)
-            beyond = window is not None and layer.get_seq_length() >= window
-            if removed and not recording and (beyond or not getattr(layer, "is_croppable", False)):
-                raise UsageError(
-                    f"crop(-{removed}): native layer {index} ({type(layer).__name__}) has forgotten what it would go "
-                    "back to; call activate_past_recording() before the tokens that may be dropped"
-                )
+        require_croppable(self, removed)
         if removed:
             self.crop_pooled(self.logical_rows - removed)
-        for layer in others:
-            layer.crop(tokens_to_remove)
+        crop_native(self, removed)
 
     def crop_pooled(self, logical_rows: int) -> None:
         """Cut the pooled layers, and only those, to `logical_rows`. All or nothing.

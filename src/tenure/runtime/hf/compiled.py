@@ -14,7 +14,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tenure.errors import GeometryError
 from tenure.runtime.hf.attention import GROUPED, SDPA
-from tenure.runtime.hf.cache import PooledCache, PooledLayer
+from tenure.runtime.hf.cache import PooledCache
+from tenure.runtime.hf.layer import PooledLayer
 
 
 class _FixedLayer(CacheLayerMixin):  # type: ignore[misc]

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import DummyLayer, DynamicSlidingWindowLayer
 
-from tenure.runtime.hf.cache import PooledCache, PooledLayer
+from tenure.errors import UsageError
+from tenure.runtime.hf.layer import PooledLayer
+
+if TYPE_CHECKING:
+    from tenure.runtime.hf.cache import PooledCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +64,36 @@ def put_back(cache: PooledCache, states: Sequence[NativeState]) -> None:
         if not layer.is_initialized:
             layer.lazy_initialization(state.keys, state.values)
         layer.keys, layer.values, layer.cumulative_length = state.keys, state.values, state.seen_rows
+
+
+def require_croppable(cache: PooledCache, removed_rows: int) -> None:
+    """Raise `UsageError` when a native layer cannot take back its last `removed_rows` rows. Changes nothing.
+
+    Transformers' windowed layer cuts what it still holds, whether or not that is enough to go back by that many rows (see
+    docs/semantics.md); so the rows that the layer would need are counted here.
+    """
+    for index, layer in enumerate(cache.layers):
+        if not removed_rows or isinstance(layer, PooledLayer):
+            continue
+        window = getattr(layer, "sliding_window", None)
+        if window is None:
+            can_go_back = bool(getattr(layer, "is_croppable", False))
+        else:
+            seen_rows = layer.get_seq_length()
+            held_rows = layer.keys.shape[-2] if layer.is_initialized else 0
+            can_go_back = held_rows - removed_rows >= min(window - 1, seen_rows - removed_rows)
+        if not can_go_back:
+            raise UsageError(
+                f"crop(-{removed_rows}): native layer {index} ({type(layer).__name__}) has forgotten what it would go "
+                "back to; call activate_past_recording() before the tokens that may be dropped"
+            )
+
+
+def crop_native(cache: PooledCache, removed_rows: int) -> None:
+    """Take the last `removed_rows` rows back from the native layers, after `require_croppable`."""
+    for layer in cache.layers:
+        if isinstance(layer, PooledLayer) or not getattr(layer, "is_initialized", True):
+            continue
+        # With nothing to remove, a layer that records lets go of what it kept for this; others have nothing to do.
+        if removed_rows or getattr(layer, "record_past", False):
+            layer.crop(-removed_rows)

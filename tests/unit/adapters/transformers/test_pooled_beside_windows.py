@@ -1,4 +1,4 @@
-"""What our cache lets through of the faults of the native sliding layers beside its pooled ones."""
+"""Our cache does not pass on the faults of the native sliding layers beside its pooled ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,6 @@ from tenure.adapters.transformers.subjects import find_subjects
 BESIDE_WINDOWS = ("tenure:PooledCache/gemma3", "tenure:PooledCache/qwen2")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="PooledCache.crop passes a crop on to native sliding layers that were never written, or that were told to "
-    "record only after their rows had gone; it should leave the first alone and refuse the second",
-)
 @pytest.mark.parametrize("name", BESIDE_WINDOWS)
 @pytest.mark.parametrize(
     "operations",
