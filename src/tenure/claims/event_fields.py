@@ -345,7 +345,7 @@ EVENTS: Mapping[E, EventSpec] = MappingProxyType(
             optional=("num_tokens_to_cache", *_ACTIVE[:2]),
         ),
         E.BLOCK_MATERIALIZED: EventSpec(
-            when="a full block entered the reusable cache",
+            when="a full block entered the reusable cache, or a claim was accepted on one that is there already",
             required=("logical_block_position", "physical_block_id", "is_protected_resident"),
             optional=("block_hash", "ref_count"),
         ),

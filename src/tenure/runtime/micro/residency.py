@@ -103,8 +103,26 @@ class Residency:
         )
 
     def _stand_on(self, claim_id: str, keys: Iterable[BlockKey]) -> None:
-        slots = (self.store.find(key) for key in keys)
-        self.ledger.hold(claim_id, [slot.block_id for slot in slots if slot is not None])
+        """Cover what is cached already, and say so block by block: no later event would tell a reader of the trace."""
+        slots = [slot for slot in map(self.store.find, keys) if slot is not None]
+        self.ledger.hold(claim_id, [slot.block_id for slot in slots])
+        prefix_id = self.registry.status(claim_id).claim.object_id
+        for slot in slots:
+            self._report_materialized(slot, claim_id=claim_id, prefix_id=prefix_id)
+
+    def _report_materialized(self, slot: Slot, *, claim_id: str | None, prefix_id: str) -> None:
+        self.sink.emit(
+            EventType.BLOCK_MATERIALIZED,
+            {
+                "logical_block_position": slot.position,
+                "physical_block_id": slot.block_id,
+                "block_hash": None if slot.key is None else slot.key[1],
+                "ref_count": slot.users,
+                "is_protected_resident": slot.key is not None and self.registry.is_protected(slot.key),
+            },
+            claim_id=claim_id,
+            prefix_id=prefix_id,
+        )
 
     def _claim_ended(self, claim_id: str) -> None:
         self.tier.drop(claim_id)
@@ -204,18 +222,10 @@ class Residency:
         if not self.store.publish(slot, key=key, position=position, prefix_id=prefix_id):
             return False
         covering = self.registry.covering(key)
-        fields = {
-            "logical_block_position": position,
-            "physical_block_id": slot.block_id,
-            "block_hash": key[1],
-            "ref_count": slot.users,
-            "is_protected_resident": self.registry.is_protected(key),
-        }
         for status in self.statuses(covering):
-            named = {"claim_id": status.claim.claim_id, "prefix_id": status.claim.object_id}
-            self.sink.emit(EventType.BLOCK_MATERIALIZED, fields, **named)
+            self._report_materialized(slot, claim_id=status.claim.claim_id, prefix_id=status.claim.object_id)
         if not covering:
-            self.sink.emit(EventType.BLOCK_MATERIALIZED, fields, prefix_id=prefix_id)
+            self._report_materialized(slot, claim_id=None, prefix_id=prefix_id)
         self.registry.block_arrived(key)
         for claim_id in covering:
             if claim_id not in self.sink.off_device:
