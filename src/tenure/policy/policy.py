@@ -116,8 +116,11 @@ class Reselector:
         self._rows_since = 0
         self._decode_s_since = 0.0
         self._reselects += 1
-        self._recalled += len(plan.recall)
         return plan
+
+    def note_recalled(self, blocks: int) -> None:
+        """Count blocks that a plan of this reselector brought back: a plan may be dropped, or fail."""
+        self._recalled += blocks
 
     def forget(self, first_block: int) -> None:
         """Drop everything known of `first_block` and later blocks, whose rows are about to be others."""

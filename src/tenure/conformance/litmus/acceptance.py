@@ -8,6 +8,7 @@ from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
 from tenure.conformance.ledger import ACCEPTANCES
 from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, SERVED, lost_blocks, served
+from tenure.conformance.litmus.terms import HARD
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import ClaimAnswer, Feature
 from tenure.conformance.trace import Trace
@@ -277,7 +278,6 @@ def wrong_asks_rejected(bench: Bench) -> Judge:
     return judge
 
 
-_HARD = frozenset({"hard_protected"})
 _CLAIMS = frozenset({Feature.CLAIMS})
 
 CHECKS: tuple[Check, ...] = (
@@ -320,7 +320,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ACC-004",),
         profile=Profile.LEASE,
         drive=over_budget_rejected,
-        modes=_HARD,
+        modes=HARD,
         rests_on=("claim-accepted",),
     ),
     Check(
@@ -329,7 +329,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ACC-004", "TNR-ACC-007"),
         profile=Profile.LEASE,
         drive=partial_acceptance_told,
-        modes=_HARD,
+        modes=HARD,
         rests_on=("claim-accepted",),
     ),
     Check(
@@ -338,7 +338,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ACC-004",),
         profile=Profile.HARD,
         drive=active_work_counts,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.HOLD_REQUESTS}),
         rests_on=("claim-accepted",),
     ),
@@ -348,7 +348,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ARB-002",),
         profile=Profile.LEASE,
         drive=feasible_coexists,
-        modes=_HARD,
+        modes=HARD,
         rests_on=("claim-accepted",),
     ),
     Check(
@@ -357,7 +357,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ACC-001", "TNR-ACC-002", "TNR-ACC-003", "TNR-ACC-006"),
         profile=Profile.LEASE,
         drive=wrong_asks_rejected,
-        modes=_HARD,
+        modes=HARD,
         rests_on=("claim-accepted",),
     ),
 )

@@ -16,6 +16,7 @@ from tenure.conformance.litmus.reading import (
     served,
     victims_of,
 )
+from tenure.conformance.litmus.terms import HARD, REFUSE
 from tenure.conformance.profiles import Profile
 from tenure.conformance.reconstruct import reconstruct
 from tenure.conformance.subject import Feature, RequestAnswer
@@ -249,8 +250,6 @@ def _kept(bench: Bench, *, active_of_80: int) -> bool | None:
 
 
 _PRESSURE = frozenset({Feature.REUSED_BLOCKS})
-_HARD = frozenset({"hard_protected"})
-_REFUSE = frozenset({"refuse_active"})
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -276,8 +275,8 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ARB-001", "TNR-ARB-003", "TNR-ARB-004", "TNR-ARB-005", "TNR-CAP-001"),
         profile=Profile.HARD,
         drive=hard_conflict_is_explicit,
-        modes=_HARD,
-        actions=_REFUSE,
+        modes=HARD,
+        actions=REFUSE,
         rests_on=("claim-accepted",),
     ),
     Check(
@@ -306,8 +305,8 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-EVT-008",),
         profile=Profile.HARD,
         drive=trace_reconstructs,
-        modes=_HARD,
-        actions=_REFUSE,
+        modes=HARD,
+        actions=REFUSE,
         rests_on=("claim-accepted",),
     ),
     Check(
@@ -316,7 +315,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-ACC-008",),
         profile=Profile.HARD,
         drive=order_is_no_protection,
-        modes=_HARD,
+        modes=HARD,
         features=_PRESSURE,
         rests_on=("claim-accepted",),
     ),

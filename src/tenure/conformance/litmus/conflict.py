@@ -18,7 +18,12 @@ from tenure.conformance.litmus.reading import (
     lost_blocks,
     served,
 )
-from tenure.conformance.profiles import Profile
+from tenure.conformance.litmus.terms import (
+    HOLD,
+    ON_L3,
+    RELEASE,
+    hard,
+)
 from tenure.conformance.subject import Feature
 from tenure.conformance.trace import Trace, TraceEvent
 
@@ -223,70 +228,53 @@ def claims_stay_accepted(bench: Bench) -> Judge:
     return judge
 
 
-_HARD = frozenset({"hard_protected"})
-_DEMOTABLE = frozenset({"demotable"})
-_REFUSE = frozenset({"refuse_active"})
-_DEFER = frozenset({"defer_active"})
-_DEMOTE = frozenset({"demote_resident_claim"})
-_HOLD = frozenset({Feature.HOLD_REQUESTS})
-_RELEASE = frozenset({Feature.OWNER_RELEASE})
-_ON_CLAIMS = ("claim-accepted",)
-_ON_L3 = ("claim-accepted", "L3")
-_ON_L4 = ("claim-accepted", "L4")
-
-
-def _hard(check_id: str, title: str, clauses: tuple[str, ...], drive: object, **more: object) -> Check:
-    terms: dict[str, object] = {"profile": Profile.HARD, "modes": _HARD, "actions": _REFUSE, "rests_on": _ON_CLAIMS}
-    return Check(check_id=check_id, title=title, clauses=clauses, drive=drive, **(terms | more))  # type: ignore[arg-type]
-
-
 CHECKS: tuple[Check, ...] = (
-    _hard(
+    hard(
         "progress-under-full-protection",
         "Hard claims that fill the pool never wedge the runtime",
         ("TNR-PRG-001", "TNR-PRG-002"),
         progress_under_full_protection,
-        features=_RELEASE,
+        features=RELEASE,
     ),
-    _hard(
+    hard(
         "own-claim-blocks-nobody",
         "A claim never blocks its own reuse",
         ("TNR-ARB-009", "TNR-CAP-006"),
         own_claim_blocks_nobody,
     ),
-    _hard(
+    hard(
         "blocking-set-minimal",
         "The smallest set of claims in the way is named",
         ("TNR-ARB-004",),
         blocking_set_minimal,
     ),
-    _hard(
+    hard(
         "nobody-blamed-for-other-work",
         "No claim is named when claims are not the cause",
         ("TNR-ARB-004",),
         nobody_blamed_for_other_work,
-        features=_HOLD,
+        features=HOLD,
     ),
-    _hard(
+    hard(
         "shortfall-counts-other-work",
         "The shortfall counts work in flight",
         ("TNR-ARB-005",),
         shortfall_counts_other_work,
-        features=_HOLD,
+        features=HOLD,
     ),
-    _hard(
+    hard(
         "chunks-bound-nothing",
         "Chunks do not bound live blocks under full attention",
         ("TNR-CAP-001",),
         chunks_bound_nothing,
-        rests_on=_ON_L3,
+        rests_on=ON_L3,
     ),
-    _hard(
+    hard(
         "refusals-take-nothing",
         "A refused request takes no block, however often it is asked",
         ("TNR-ARB-008",),
         claims_stay_accepted,
         features=frozenset({Feature.REUSED_BLOCKS}),
-        rests_on=_ON_L3,
+        rests_on=ON_L3,
     ),
 )

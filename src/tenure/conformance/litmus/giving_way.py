@@ -16,6 +16,16 @@ from tenure.conformance.litmus.reading import (
     lost_blocks,
     served,
 )
+from tenure.conformance.litmus.terms import (
+    DEFER,
+    DEMOTABLE,
+    DEMOTE,
+    HARD,
+    ON_L4,
+    REFUSE,
+    RELEASE,
+    hard,
+)
 from tenure.conformance.profiles import Profile
 from tenure.conformance.reconstruct import reconstruct
 from tenure.conformance.subject import Feature, RequestOutcome
@@ -180,66 +190,49 @@ def bounded_is_bounded(bench: Bench) -> Judge:
     return judge
 
 
-_HARD = frozenset({"hard_protected"})
-_DEMOTABLE = frozenset({"demotable"})
-_REFUSE = frozenset({"refuse_active"})
-_DEFER = frozenset({"defer_active"})
-_DEMOTE = frozenset({"demote_resident_claim"})
-_HOLD = frozenset({Feature.HOLD_REQUESTS})
-_RELEASE = frozenset({Feature.OWNER_RELEASE})
-_ON_CLAIMS = ("claim-accepted",)
-_ON_L3 = ("claim-accepted", "L3")
-_ON_L4 = ("claim-accepted", "L4")
-
-
-def _hard(check_id: str, title: str, clauses: tuple[str, ...], drive: object, **more: object) -> Check:
-    terms: dict[str, object] = {"profile": Profile.HARD, "modes": _HARD, "actions": _REFUSE, "rests_on": _ON_CLAIMS}
-    return Check(check_id=check_id, title=title, clauses=clauses, drive=drive, **(terms | more))  # type: ignore[arg-type]
-
-
 CHECKS: tuple[Check, ...] = (
-    _hard(
+    hard(
         "demotes-the-fewest",
         "No more claims are demoted than are needed",
         ("TNR-ARB-007",),
         demotes_the_fewest,
-        modes=_DEMOTABLE,
-        actions=_DEMOTE,
-        rests_on=_ON_L4,
+        modes=DEMOTABLE,
+        actions=DEMOTE,
+        rests_on=ON_L4,
     ),
-    _hard(
+    hard(
         "no-demotion-in-vain",
         "No claim is demoted when that makes no room",
         ("TNR-ARB-007",),
         no_demotion_in_vain,
-        modes=_DEMOTABLE | _HARD,
-        actions=_DEMOTE | _REFUSE,
+        modes=DEMOTABLE | HARD,
+        actions=DEMOTE | REFUSE,
     ),
-    _hard(
+    hard(
         "refusal-is-the-last-resort",
         "A request is refused only when nothing allowed would serve it",
         ("TNR-PRG-003",),
         refusal_is_the_last_resort,
-        modes=_DEMOTABLE,
-        actions=_DEMOTE | _REFUSE,
+        modes=DEMOTABLE,
+        actions=DEMOTE | REFUSE,
     ),
-    _hard(
+    hard(
         "deferral-ends",
         "A deferral ends after its bound",
         ("TNR-ARB-010",),
         deferral_ends,
-        actions=_DEFER,
+        actions=DEFER,
         features=frozenset({Feature.CLOCK}),
     ),
-    _hard(
+    hard(
         "deferred-then-served",
         "A deferred request is served once the claim in its way has ended",
         ("TNR-PRG-002", "TNR-EVT-008"),
         deferred_then_served,
-        actions=_DEFER,
-        features=_RELEASE | {Feature.CLOCK},
+        actions=DEFER,
+        features=RELEASE | {Feature.CLOCK},
     ),
-    _hard(
+    hard(
         "bounded-is-bounded",
         "A bounded request is served in what is left, and the claim stays",
         ("TNR-ARB-011",),

@@ -8,6 +8,7 @@ from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
 from tenure.conformance.ledger import ACCEPTANCES, ENDINGS
 from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, lost_blocks, served, victims_of
+from tenure.conformance.litmus.terms import HARD, ON_CLAIMS, RELEASE
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Feature
 from tenure.conformance.trace import Trace
@@ -267,11 +268,8 @@ def restart_answers(bench: Bench) -> Judge:
     return judge
 
 
-_HARD = frozenset({"hard_protected"})
 _EXPIRING = frozenset({"expiring"})
 _RENEWAL = frozenset({Feature.CLOCK, Feature.REVISIONS})
-_RELEASE = frozenset({Feature.OWNER_RELEASE})
-_ON_CLAIMS = ("claim-accepted",)
 
 CHECKS: tuple[Check, ...] = (
     Check(
@@ -280,8 +278,8 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-CAP-002",),
         profile=Profile.LEASE,
         drive=shared_counted_once,
-        modes=_HARD,
-        rests_on=_ON_CLAIMS,
+        modes=HARD,
+        rests_on=ON_CLAIMS,
     ),
     Check(
         check_id="shared-outlives-a-release",
@@ -289,8 +287,8 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-CAP-003", "TNR-ARB-004"),
         profile=Profile.HARD,
         drive=shared_outlives_a_release,
-        modes=_HARD,
-        features=_RELEASE,
+        modes=HARD,
+        features=RELEASE,
         rests_on=("claim-accepted", "L3"),
     ),
     Check(
@@ -299,9 +297,9 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-LIFE-004", "TNR-PRG-002"),
         profile=Profile.LEASE,
         drive=owner_release_ends,
-        modes=_HARD,
-        features=_RELEASE,
-        rests_on=_ON_CLAIMS,
+        modes=HARD,
+        features=RELEASE,
+        rests_on=ON_CLAIMS,
     ),
     Check(
         check_id="ended-id-not-reused",
@@ -309,9 +307,9 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-LIFE-002",),
         profile=Profile.LEASE,
         drive=ended_id_not_reused,
-        modes=_HARD,
-        features=_RELEASE,
-        rests_on=_ON_CLAIMS,
+        modes=HARD,
+        features=RELEASE,
+        rests_on=ON_CLAIMS,
     ),
     Check(
         check_id="renewal-extends",
@@ -331,7 +329,7 @@ CHECKS: tuple[Check, ...] = (
         drive=renewal_races_expiry,
         modes=_EXPIRING,
         features=_RENEWAL,
-        rests_on=_ON_CLAIMS,
+        rests_on=ON_CLAIMS,
     ),
     Check(
         check_id="old-revision-renews-nothing",
@@ -341,7 +339,7 @@ CHECKS: tuple[Check, ...] = (
         drive=old_revision_renews_nothing,
         modes=_EXPIRING,
         features=_RENEWAL,
-        rests_on=_ON_CLAIMS,
+        rests_on=ON_CLAIMS,
     ),
     Check(
         check_id="reset-ends-claims",
@@ -349,9 +347,9 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-LIFE-007",),
         profile=Profile.LEASE,
         drive=reset_ends_claims,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.RESET}),
-        rests_on=_ON_CLAIMS,
+        rests_on=ON_CLAIMS,
     ),
     Check(
         check_id="restart-answers",
@@ -359,8 +357,8 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-LIFE-008",),
         profile=Profile.LEASE,
         drive=restart_answers,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.RESTART}),
-        rests_on=_ON_CLAIMS,
+        rests_on=ON_CLAIMS,
     ),
 )

@@ -7,6 +7,7 @@ from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
 from tenure.conformance.litmus.reading import CLAIM, NOT_PARKED, harms_of, served
+from tenure.conformance.litmus.terms import HARD
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Feature
 from tenure.conformance.trace import Trace
@@ -126,8 +127,6 @@ def never_held_is_no_harm(bench: Bench) -> Judge:
     return judge
 
 
-_HARD = frozenset({"hard_protected"})
-
 CHECKS: tuple[Check, ...] = (
     Check(
         check_id="L6",
@@ -135,7 +134,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-MAT-002",),
         profile=Profile.LEASE,
         drive=survivors_can_miss_the_prefix,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.LOSE_BLOCK, Feature.REUSED_BLOCKS}),
         rests_on=("claim-accepted",),
     ),
@@ -145,7 +144,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-MAT-004", "TNR-HRM-007"),
         profile=Profile.LEASE,
         drive=tail_loss_is_no_harm,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.LOSE_BLOCK}),
         rests_on=("claim-accepted",),
     ),
@@ -155,7 +154,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-HRM-002", "TNR-HRM-006"),
         profile=Profile.LEASE,
         drive=harm_names_its_claim,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.LOSE_BLOCK}),
         rests_on=("claim-accepted",),
     ),
@@ -165,7 +164,7 @@ CHECKS: tuple[Check, ...] = (
         clauses=("TNR-HRM-005",),
         profile=Profile.LEASE,
         drive=never_held_is_no_harm,
-        modes=_HARD,
+        modes=HARD,
         features=frozenset({Feature.LOSE_BLOCK}),
         rests_on=("claim-accepted",),
     ),

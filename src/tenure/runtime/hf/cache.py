@@ -229,6 +229,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             else:
                 self.reselector.skip()
         pager.apply(plan)
+        self.reselector.note_recalled(len(plan.recall))
         first_slot = pager.begin_append(rows)
         self._forward = _Forward(rows=rows, first_slot=first_slot, next_ordinal=0, started_s=self._clock())
         return first_slot
@@ -264,6 +265,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             return Plan(epoch=pager.epoch)
         plan = self._plan_reselect(pager, room=Room.FILL, expected=Plan(epoch=pager.epoch))
         pager.apply(plan)
+        self.reselector.note_recalled(len(plan.recall))
         return plan
 
     def use_policy(self, policy: Policy | str) -> None:
