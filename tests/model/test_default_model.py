@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tenure.models import LoadedModel, chat_ids, load, long_text, text_ids
+from tenure.models import LoadedModel, load, long_text, text_ids
 from tenure.models.fetch import DEFAULT_MODEL
+from tenure.runtime.hf.turns import chat_ids
 
 pytestmark = pytest.mark.model
 

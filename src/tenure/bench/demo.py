@@ -11,10 +11,10 @@ import torch
 from transformers import DynamicCache
 
 from tenure.bench.timeline import Timeline
-from tenure.models import chat_ids
 from tenure.models.texts import text_ids
 from tenure.policy import Policy
 from tenure.runtime.hf import Session
+from tenure.runtime.hf.turns import chat_ids
 
 TEXT_TOKENS = 3200
 POOL_ROWS = 512

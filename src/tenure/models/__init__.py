@@ -3,7 +3,6 @@
 Importing this package imports neither torch nor transformers; its functions do when they are called.
 """
 
-from tenure.models.chat import chat_ids
 from tenure.models.fingerprint import ModelIdentity
 from tenure.models.loader import DEFAULT_NAME, LoadedModel, load
 from tenure.models.texts import long_text, text_ids
@@ -14,7 +13,6 @@ __all__ = [
     "FAMILIES",
     "LoadedModel",
     "ModelIdentity",
-    "chat_ids",
     "load",
     "long_text",
     "text_ids",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tenure.errors import UsageError
-from tenure.models.chat import chat_ids
+from tenure.runtime.hf.turns import chat_ids
 
 QUESTION = [{"role": "user", "content": "Who?"}]
 TEMPLATE = (
