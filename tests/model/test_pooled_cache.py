@@ -9,7 +9,15 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tenure.errors import CapacityError, GeometryError, PolicyError, PoolSizeError, TransferError, UsageError
+from tenure.errors import (
+    CapacityError,
+    GeometryError,
+    PolicyError,
+    PoolSizeError,
+    TenureError,
+    TransferError,
+    UsageError,
+)
 from tenure.models.tiny import tiny_model
 from tenure.policy import Policy
 from tenure.pool import BlockEvicted, BlockRecalled, DirectTransfer
@@ -175,27 +183,96 @@ def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
         PooledCache(tiny_model("llama").config, pool=256, policy="best")
 
 
-def test_a_cache_made_from_a_copy_of_the_configuration_says_that_no_queries_came() -> None:
+def test_a_cache_made_from_a_copy_of_the_configuration_is_refused_by_the_first_forward() -> None:
     import copy
 
     model = tiny_model("llama")
     cache = PooledCache(copy.deepcopy(model.config), pool=128)
-    run(model, cache, tokens(40), [40])
-    for index in range(4):
+    with pytest.raises(PolicyError, match="another configuration object"):
+        run(model, cache, tokens(40), [40])
+    assert cache.get_seq_length() == 0
+
+
+def test_a_policy_that_has_not_seen_a_query_yet_moves_nothing() -> None:
+    model = tiny_model("llama")
+    cache = PooledCache(model.config, pool=128, policy="recency")
+    for index in range(6):
         run(model, cache, tokens(40, seed=index), [40])
-    with pytest.raises(PolicyError, match="configuration object of the model"):
-        cache.reselect()
+    cache.use_policy(FIXED)
+    assert not cache.reselect()
+    run(model, cache, tokens(5), [5])
+    assert cache.reselect()
 
 
-def test_reselecting_right_after_a_crop_moves_nothing_for_lack_of_queries() -> None:
+@pytest.mark.parametrize("failure", ["a batch", "a prompt longer than the pool", "a full host tier"])
+def test_a_refused_forward_leaves_the_layers_beside_the_pool_as_they_were(failure: str) -> None:
+    model = tiny_model("gemma3")
+    row_bytes = PooledCache(model.config, pool=128).geometry.pooled_row_bytes
+    cache = PooledCache(model.config, pool=128, policy=FIXED, block_size=8, host_bytes=8 * 8 * row_bytes)
+    reference = PooledCache(model.config, pool=128, policy=FIXED, block_size=8)
+    run(model, cache, tokens(60), [60])
+    run(model, reference, tokens(60), [60])
+    refused = {
+        "a batch": torch.zeros((2, 3), dtype=torch.long),
+        "a prompt longer than the pool": tokens(200, seed=1),
+        "a full host tier": tokens(16, seed=1),
+    }[failure]
+    with pytest.raises(TenureError), torch.no_grad():
+        model(refused, past_key_values=cache)
+    lengths = {layer.get_seq_length() for layer in cache.layers}
+    assert lengths == {60}
+    after, expected = (run(model, each, tokens(2, seed=5), [2]) for each in (cache, reference))
+    assert torch.equal(after[-1], expected[-1])
+
+
+def test_a_forward_that_dies_in_the_model_is_taken_back_by_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("gemma3")
+    cache, reference = (PooledCache(model.config, pool=128, policy=FIXED, block_size=8) for _ in range(2))
+    for each in (cache, reference):
+        run(model, each, tokens(60), [60])
+
+    def dies(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.model.layers[-1].mlp, "forward", dies)
+        patch.setattr(model.model.layers[1].mlp, "forward", dies)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(model, cache, tokens(3, seed=9), [3])
+    assert cache.get_seq_length() == 60
+    after, expected = (run(model, each, tokens(2, seed=5), [2]) for each in (cache, reference))
+    assert torch.equal(after[-1], expected[-1])
+
+
+def test_padding_is_refused_once_rows_have_left_the_pool() -> None:
+    model = tiny_model("llama")
+    cache = PooledCache(model.config, pool=56, block_size=8)
+    mask = torch.ones((1, 40), dtype=torch.long)
+    mask[0, :6] = 0
+    with torch.no_grad():
+        model(tokens(40), attention_mask=mask, past_key_values=cache)
+        mask = torch.cat([mask, torch.ones((1, 16), dtype=torch.long)], dim=1)
+        model(tokens(16, seed=1), attention_mask=mask, past_key_values=cache)
+        mask = torch.cat([mask, torch.ones((1, 8), dtype=torch.long)], dim=1)
+        with pytest.raises(UsageError, match="padded"):
+            model(tokens(8, seed=2), attention_mask=mask, past_key_values=cache)
+    assert cache.get_seq_length() == 56
+
+
+def test_reselecting_after_a_crop_goes_by_the_queries_that_are_left() -> None:
     model = tiny_model("llama")
     cache = PooledCache(model.config, pool=128, policy=FIXED)
     for index in range(6):
         run(model, cache, tokens(40, seed=index), [40])
+    before = cache.queries.recent(32)
     cache.crop(-5)
+    after = cache.queries.recent(32)
+    assert before is not None
+    assert after is not None
+    assert torch.equal(after.by_layer[0], before.by_layer[0][:, :-5])
+    assert cache.reselect()
+    cache.crop(-40)
     assert not cache.reselect()
-    run(model, cache, tokens(5), [5])
-    cache.reselect()
     cache.check_invariants()
 
 
@@ -218,11 +295,11 @@ def test_the_tap_works_with_eager_attention_and_changes_no_bit(family: str) -> N
     assert cache.queries.recent(32) is not None
 
 
-def test_a_policy_without_queries_leaves_the_configuration_alone_and_taps_nothing() -> None:
+def test_a_policy_without_queries_taps_nothing() -> None:
     model = tiny_model("llama")
     cache = PooledCache(model.config, pool=256, policy="recency")
     run(model, cache, tokens(30), [30])
-    assert model.config._attn_implementation == "sdpa"
+    assert not cache.queries.connected
     assert cache.queries.recent(1) is None
 
 

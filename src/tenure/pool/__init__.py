@@ -10,6 +10,7 @@ from tenure.pool.pool import Pool, PoolStatistics
 from tenure.pool.run import PagerStatistics
 from tenure.pool.sizing import (
     BLOCK_SIZES,
+    PoolSizeWarning,
     PoolSizing,
     available_host_bytes,
     chosen_block_size,
@@ -38,6 +39,7 @@ __all__ = [
     "PlaneGroup",
     "Pool",
     "PoolEvent",
+    "PoolSizeWarning",
     "PoolSizing",
     "PoolStatistics",
     "StreamTransfer",

@@ -28,11 +28,19 @@ _PERCENT = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)%")
 
 @dataclass(frozen=True, slots=True)
 class PoolSizing:
-    """A resolved pool size and every step that led to it, in words. `notes` is meant to be printed."""
+    """A resolved pool size and every step that led to it, in words. `notes` is meant to be printed.
+
+    `adjustment` is the note that says how a number of rows that was asked for was changed, None where it was not.
+    """
 
     capacity_rows: int
     block_size: int
     notes: tuple[str, ...]
+    adjustment: str | None = None
+
+
+class PoolSizeWarning(UserWarning):
+    """A pool got another number of rows than was asked for; the message says which and why."""
 
 
 def chosen_block_size(capacity_rows: int) -> int:
@@ -73,8 +81,10 @@ def size_pool(
             f"Ask for at least {least_rows} rows" + (", or use smaller blocks" if block_size > BLOCK_SIZES[-1] else "")
         )
     rounded = (rows // block_size if wanted == "auto" else -(-rows // block_size)) * block_size
+    adjustment = None
     if rounded != rows:
-        notes.append(f"{rows} rows rounded to {rounded}, a multiple of the block size {block_size}")
+        adjustment = f"{rows} rows rounded to {rounded}, a multiple of the block size {block_size}"
+        notes.append(adjustment)
     rows = rounded
     needed = rows * row_bytes
     if free_bytes is not None and needed > free_bytes:
@@ -85,7 +95,7 @@ def size_pool(
             f"device memory is free; {advice}"
         )
     notes.append(f"pool: {rows} rows = {rows // block_size} blocks of {block_size} = {_mib(needed)}")
-    return PoolSizing(capacity_rows=rows, block_size=block_size, notes=tuple(notes))
+    return PoolSizing(capacity_rows=rows, block_size=block_size, notes=tuple(notes), adjustment=adjustment)
 
 
 def _written_rows(written: str, *, context_rows: int, notes: list[str]) -> int:

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from tenure.errors import GeometryError, UsageError
-from tenure.kv.geometry import CacheGeometry, LayerGeometry, LayerKind, format_bytes, geometry_from_config
+from tenure.kv.geometry import (
+    CacheGeometry,
+    LayerGeometry,
+    LayerKind,
+    format_bytes,
+    geometry_from_config,
+    trained_rows,
+)
 
 
 def config(**fields: Any) -> SimpleNamespace:
@@ -186,3 +193,24 @@ def test_the_description_names_the_kinds_and_the_cost_of_a_row() -> None:
 )
 def test_byte_counts_are_written_with_binary_units(count: int, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "bloom"},
+        {"model_type": "mpt"},
+        {"model_type": "gpt_neo"},
+        {"model_type": "falcon", "alibi": True},
+    ],
+)
+def test_attention_that_depends_on_where_a_row_lies_is_refused(fields: dict[str, object]) -> None:
+    config = SimpleNamespace(num_hidden_layers=2, hidden_size=64, num_attention_heads=4, **fields)
+    with pytest.raises(GeometryError, match="a pool moves rows"):
+        geometry_from_config(config, dtype="float32")
+
+
+def test_a_model_that_does_not_say_how_long_it_was_trained_asks_for_the_context() -> None:
+    assert trained_rows(SimpleNamespace(model_type="x", n_positions=512)) == 512
+    with pytest.raises(GeometryError, match="pass context_rows"):
+        trained_rows(SimpleNamespace(model_type="x"))

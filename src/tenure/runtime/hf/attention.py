@@ -21,7 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from tenure.errors import PolicyError
+from tenure.errors import PolicyError, UsageError
 
 TAP_ATTRIBUTE = "tenure_tap"
 """Set on the key tensor that a pooled layer returns; holds a callable `(query, scaling) -> None`."""
@@ -35,24 +35,45 @@ _TAPPED = {"sdpa": SDPA, "eager": EAGER, SDPA: SDPA, EAGER: EAGER, GROUPED: GROU
 QueryTap = Callable[[torch.Tensor, float], None]
 
 
-def watch_queries(config: Any) -> None:
+def watch_queries(config: Any, *, required: bool = True) -> None:
     """Make the model of this configuration hand its queries to whichever cache asks for them.
 
     Mutates `config._attn_implementation` (which is never saved with a model); the attention computed is the same.
     `config` must be the model's own configuration object. Idempotent. Raises `PolicyError` for an attention
-    implementation that cannot be tapped.
+    implementation that cannot be tapped, and has changed nothing then; with `required=False` it leaves such a one alone.
     """
     decoder = config.get_text_config(decoder=True)
-    for part in {id(config): config, id(decoder): decoder}.values():
-        current = part._attn_implementation  # noqa: SLF001 - where Transformers keeps it; it has no public name
-        if current is None:
-            continue
-        if current not in _TAPPED:
-            raise PolicyError(
-                f"attention implementation {current!r} cannot be tapped for queries; load the model with "
-                "attn_implementation='sdpa' (or 'eager'), or use policy='recency', which needs no queries"
+    parts = {id(part): part for part in (config, decoder)}.values()
+    wanted = [part for part in parts if part._attn_implementation is not None]  # noqa: SLF001 - it has no public name
+    foreign = next((part for part in wanted if part._attn_implementation not in _TAPPED), None)  # noqa: SLF001
+    if foreign is not None:
+        if not required:
+            return
+        raise PolicyError(
+            f"attention implementation {foreign._attn_implementation!r} cannot be tapped for queries; load the "  # noqa: SLF001
+            "model with attn_implementation='sdpa' (or 'eager'), or use policy='recency', which needs no queries"
+        )
+    for part in wanted:
+        part._attn_implementation = _TAPPED[part._attn_implementation]  # noqa: SLF001
+
+
+class ResidentOffset(int):
+    """How far the rows of a pool that has let rows go lie behind their positions. Its mask must not look at padding."""
+
+
+def _refusing_padding(mask: Callable[..., Any]) -> Callable[..., Any]:
+    """A mask function that refuses padding where the pool's rows are no longer where the padding mask would look."""
+
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        padding = kwargs.get("attention_mask")
+        if isinstance(kwargs.get("kv_offset"), ResidentOffset) and padding is not None and not bool(padding.all()):
+            raise UsageError(
+                "this prompt is padded, and not all of it fits into the pool: the mask would hide other rows than the "
+                "padding's. One sequence needs no padding: pass its tokens alone, without an attention_mask that has zeros"
             )
-        part._attn_implementation = _TAPPED[current]  # noqa: SLF001
+        return mask(*args, **kwargs)
+
+    return checked
 
 
 def _tap(key: torch.Tensor, query: torch.Tensor, scaling: float | None) -> None:
@@ -134,4 +155,4 @@ for _name, _function, _mask in (
     (GROUPED, grouped_attention, sdpa_mask),
 ):
     AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, _mask)
+    AttentionMaskInterface.register(_name, _refusing_padding(_mask))

@@ -9,6 +9,7 @@ became full are written through to the host. A forward that dies in between leav
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 import torch
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, Cache, get_layer_types_and_kwargs
 
-from tenure.errors import CapacityError, InternalError, PolicyError, UsageError
-from tenure.kv.geometry import CacheGeometry, geometry_from_config
+from tenure.errors import CapacityError, InternalError, PolicyError, PoolSizeError, UsageError
+from tenure.kv.geometry import CacheGeometry, geometry_from_config, trained_rows
 from tenure.kv.residency import Plan, ResidencyView
 from tenure.policy import Policy, RecentQueries, Reselector, ReselectStatistics, Room, as_policy
 from tenure.pool import (
@@ -29,15 +30,23 @@ from tenure.pool import (
     Pager,
     PagerStatistics,
     Pool,
+    PoolSizeWarning,
     PoolSizing,
     Transfer,
     free_device_bytes,
     layout_for,
     size_pool,
 )
-from tenure.runtime.hf.attention import TAP_ATTRIBUTE, watch_queries
+from tenure.runtime.hf.attention import TAP_ATTRIBUTE, ResidentOffset, watch_queries
 from tenure.runtime.hf.layer import PooledLayer
-from tenure.runtime.hf.native import crop_native, require_croppable
+from tenure.runtime.hf.native import (
+    NativeState,
+    crop_native,
+    native_layers,
+    native_states,
+    put_back,
+    require_croppable,
+)
 from tenure.runtime.hf.scoring import PagerKeys, QueryWindow
 
 
@@ -60,11 +69,14 @@ class PooledCache(Cache):  # type: ignore[misc]
 
     `config` is the model's own configuration object. `pool` is rows, a share of `context_rows` such as "25%" (default
     context: the model's trained limit), or "auto". `block_size` is rows a block, chosen from the pool's size when None
-    (64 from 1,024 rows on). `policy` names a scorer or is a `Policy`. `host_bytes` bounds the
-    host tier. Layers that are not full attention keep the framework's own ring or state.
+    (64 from 1,024 rows on); rows that had to be rounded are announced (`PoolSizeWarning`). `policy` names a scorer or is a
+    `Policy`. `host_bytes` bounds the host tier. `device` and `dtype` are what "auto" and the check against free memory go
+    by (default: CPU, and the dtype of `config`). Layers that are not full attention keep the framework's own ring or state.
 
     Raises `GeometryError` for a model that cannot be pooled, `PoolSizeError` for a bad pool, `PolicyError` for an
-    unknown policy. The device memory is taken by the first forward, which knows dtype and device.
+    unknown policy, or in the first forward for an architecture that does not show its queries. The device memory is taken
+    by the first forward, which knows dtype and device. A batch, a padded prompt whose rows no longer all fit, or a forward
+    of more rows than the pool can take is refused, and nothing has changed then, layers beside the pool included.
     """
 
     def __init__(
@@ -77,6 +89,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         context_rows: int | None = None,
         host_bytes: int | None = None,
         device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         sink_blocks: int = SINK_BLOCKS,
         tail_blocks: int = TAIL_BLOCKS,
         listener: Listener | None = None,
@@ -85,18 +98,26 @@ class PooledCache(Cache):  # type: ignore[misc]
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         decoder = config.get_text_config(decoder=True)
-        dtype = getattr(decoder, "dtype", None) or torch.float32
+        if dtype is None:
+            dtype = getattr(decoder, "dtype", None) or torch.float32
+        if pool == "auto" and device is None and torch.cuda.is_available():
+            raise PoolSizeError(
+                "pool 'auto' measures the free memory of the model's device, and this machine has more than one kind: "
+                "pass device=model.device, or name a number of rows"
+            )
         self.geometry: CacheGeometry = geometry_from_config(config, dtype=_dtype_name(dtype))
         layout = layout_for(self.geometry, block_size=BLOCK_SIZES[0] if block_size is None else block_size)
         self.sizing: PoolSizing = size_pool(
             pool,
             block_size=block_size,
             row_bytes=layout.bytes_per_row(dtype),
-            context_rows=int(decoder.max_position_embeddings) if context_rows is None else context_rows,
+            context_rows=trained_rows(decoder) if context_rows is None else context_rows,
             free_bytes=free_device_bytes(device or "cpu"),
             sink_blocks=sink_blocks,
             tail_blocks=tail_blocks,
         )
+        if self.sizing.adjustment is not None:
+            warnings.warn(self.sizing.adjustment, PoolSizeWarning, stacklevel=2)
         self.block_size = self.sizing.block_size
         self.policy = as_policy(policy)
         self.reselector = Reselector(self.policy, clock=clock)
@@ -116,9 +137,10 @@ class PooledCache(Cache):  # type: ignore[misc]
         self.queries = QueryWindow(layers=len(layout.layer_indices), rows=self.reselector.scorer.query_rows)
         self._planned: tuple[int, int, Plan] | None = None
         self._forward = _Forward()
+        self._natives: list[NativeState] = []
         self._last_ordinal = len(layout.layer_indices) - 1
-        if self.queries.rows:
-            watch_queries(config)
+        # Also where no scorer needs queries: the mask functions that come with the tap refuse what would be wrong here.
+        watch_queries(config, required=bool(self.queries.rows))
         super().__init__(layers=self._build_layers(decoder, layout.layer_indices))
 
     def _build_layers(self, decoder: Any, pooled: Sequence[int]) -> list[Any]:
@@ -146,12 +168,49 @@ class PooledCache(Cache):  # type: ignore[misc]
         if self._pager is None:
             return query_rows, 0
         resident_rows = self._pager.resident_rows_after(self._plan_room(query_rows))
-        return resident_rows + query_rows, self._pager.logical_rows - resident_rows
+        away_rows = self._pager.logical_rows - resident_rows
+        return resident_rows + query_rows, ResidentOffset(away_rows) if away_rows else 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """What Transformers asks before the first layer writes. A forward that died half way is taken back here."""
+        self._settle_natives()
+        sizes: tuple[int, int] = super().get_mask_sizes(query_length, layer_idx)
+        return sizes
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Logical rows, for every layer: a layer beside the pool may be ahead while a dead forward is not taken back."""
+        return self.logical_rows
+
+    def _settle_natives(self) -> None:
+        """Remember what the layers beside the pool hold, or bring them back to it after a forward that died."""
+        if any(layer.get_seq_length() != self.logical_rows for _, layer in native_layers(self)):
+            put_back(self, self._natives)
+        self._natives = native_states(self)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write one layer's rows, pooled or native. Raises `UsageError` for more than one sequence, before any layer."""
+        if key_states.shape[0] != 1:
+            raise UsageError(
+                f"a batch of {key_states.shape[0]} sequences was run with one PooledCache, which holds one. Run them one "
+                "at a time, each with a PooledCache of its own"
+            )
+        both: tuple[torch.Tensor, torch.Tensor] = super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        return both
 
     def append_layer(self, ordinal: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write one layer's new rows `[1, H, T, D]`; return all its resident rows `[1, H, S, D]`, new ones last."""
+        try:
+            return self._append_layer(ordinal, keys, values)
+        except BaseException:
+            put_back(self, self._natives)
+            raise
+
+    def _append_layer(
+        self, ordinal: int, keys: torch.Tensor, values: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if ordinal == 0:
-            self._require_one(keys)
             self.open(dtype=keys.dtype, device=keys.device)
             self.begin_forward(keys.shape[2])
         forward = self._forward
@@ -160,8 +219,7 @@ class PooledCache(Cache):  # type: ignore[misc]
                 f"layer {ordinal} wrote {keys.shape[2]} rows; expected layer {forward.next_ordinal} with "
                 f"{forward.rows}. Every pooled layer must be updated once a forward, in order"
             )
-        pager = self.pager
-        arena = pager.arena
+        arena = self.pager.arena
         arena.write(ordinal, forward.first_slot, keys, values)
         end = forward.first_slot + forward.rows
         all_keys = arena.keys(ordinal).narrow(2, 0, end)
@@ -169,8 +227,18 @@ class PooledCache(Cache):  # type: ignore[misc]
             setattr(all_keys, TAP_ATTRIBUTE, self.queries.taps[ordinal])
         forward.next_ordinal = ordinal + 1
         if ordinal == self._last_ordinal:
+            self._require_tapped(ordinal)
             self.commit_forward()
         return all_keys, arena.values(ordinal).narrow(2, 0, end)
+
+    def _require_tapped(self, earlier_layers: int) -> None:
+        """Refuse a forward whose earlier layers ran and whose queries never came by: nothing could ever be scored."""
+        if self.queries.rows and not self.queries.connected and earlier_layers:
+            raise PolicyError(
+                f"policy {self.policy.scorer} needs the model's queries, and this model's attention does not show them. "
+                "Either the cache was made from another configuration object (use PooledCache(model.config, ...)), or "
+                "the architecture does not use Transformers' attention interface; then use policy='recency'"
+            )
 
     @property
     def pager(self) -> Pager:
@@ -208,22 +276,17 @@ class PooledCache(Cache):  # type: ignore[misc]
             self._planned = (pager.epoch, rows, plan)
         return self._planned[2]
 
-    @staticmethod
-    def _require_one(keys: torch.Tensor) -> None:
-        if keys.shape[0] != 1:
-            raise UsageError(
-                f"a batch of {keys.shape[0]} sequences was run with one PooledCache, which holds one. Run them one at "
-                "a time, each with a PooledCache of its own"
-            )
-
     def begin_forward(self, rows: int) -> int:
         """Make room for `rows` rows, reselecting first when it is due, and return the slot of the first of them.
 
         `append_layer` calls it for the first layer of a forward; a compiled decode calls it itself.
         """
         pager = self.pager
+        if self._forward.next_ordinal:
+            self.queries.clear()  # a forward died half way: some layers have seen its queries, some have not
         plan = self._plan_room(rows)
-        if rows == 1 and self.reselector.due and not plan.recall and (self.can_score or not self.queries.connected):
+        # Short forwards are decode steps too: assisted generation verifies several tokens at once.
+        if rows < self.block_size and self.reselector.due and not plan.recall and self.can_score:
             if pager.host_only_blocks:
                 plan = self._plan_reselect(pager, room=Room.KEEP, expected=plan)
             else:
@@ -246,7 +309,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         """Make the rows of the forward under way part of the sequence, once every layer has written them."""
         forward = self._forward
         self.pager.commit_append()
-        elapsed_s = self._clock() - forward.started_s if forward.rows == 1 else 0.0
+        elapsed_s = self._clock() - forward.started_s if forward.rows < self.block_size else 0.0
         self.reselector.note_append(forward.rows, decode_s=elapsed_s)
         forward.next_ordinal = 0
 
@@ -254,14 +317,13 @@ class PooledCache(Cache):  # type: ignore[misc]
         """Score all blocks with the latest queries and bring the best onto the device, now. Returns what was moved.
 
         Call it when something new has been read that decides what matters: a user's turn, a tool's result. Free rows
-        are filled. Does nothing on an empty cache, when nothing is away, or right after a crop (the queries that were seen
-        belong to what was cropped). Raises `PolicyError` when the policy needs queries and the tap was never reached.
+        are filled. Does nothing on an empty cache, when nothing is away, or when no forward has run that the policy could
+        go by: since it was chosen, or since a crop took back all that was seen.
         """
         if self._pager is None:
             return Plan(epoch=0)
         pager = self._pager
-        nothing_to_go_by = self.queries.connected and not self.can_score
-        if not pager.host_only_blocks or nothing_to_go_by:
+        if not pager.host_only_blocks or not self.can_score:
             return Plan(epoch=pager.epoch)
         plan = self._plan_reselect(pager, room=Room.FILL, expected=Plan(epoch=pager.epoch))
         pager.apply(plan)
@@ -276,7 +338,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         chosen = as_policy(policy)
         reselector = Reselector(chosen, clock=self._clock)
         if reselector.scorer.query_rows:
-            watch_queries(self._config)
+            watch_queries(self._config, required=True)
         self.queries.rows = max(self.queries.rows, reselector.scorer.query_rows)
         self.policy, self.reselector = chosen, reselector
         self._planned = None
@@ -293,10 +355,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             return RecentQueries(by_layer=(), scaling=())
         recent = self.queries.recent(wanted)
         if recent is None:
-            raise PolicyError(
-                f"policy {self.policy.scorer} needs the model's queries, but none reached the tap: the cache must be "
-                "made from the configuration object of the model it is used with (PooledCache(model.config, ...))"
-            )
+            raise InternalError(f"policy {self.policy.scorer} was asked to score before it had seen a query")
         return recent
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -313,7 +372,8 @@ class PooledCache(Cache):  # type: ignore[misc]
             raise CapacityError(f"crop(-{removed}): the sequence has {self.logical_rows} rows")
         require_croppable(self, removed)
         if removed:
-            self.crop_pooled(self.logical_rows - removed)
+            self._cut(self.logical_rows - removed)
+            self.queries.drop_last(removed)
         crop_native(self, removed)
 
     def crop_pooled(self, logical_rows: int) -> None:
@@ -322,10 +382,13 @@ class PooledCache(Cache):  # type: ignore[misc]
         For a caller that answers for the native layers itself, such as one that takes back a forward that died half
         way: pooled layers are committed together, native ones one by one. Queries seen so far are forgotten.
         """
+        self._cut(logical_rows)
+        self.queries.clear()
+
+    def _cut(self, logical_rows: int) -> None:
         if self._pager is not None:
             self._pager.crop(logical_rows)
             self.reselector.forget(logical_rows // self.block_size)
-        self.queries.clear()
 
     def reset(self) -> None:
         """Forget the sequence: rows, host blocks, scores and queries. The device memory is kept."""

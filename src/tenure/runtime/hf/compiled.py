@@ -13,7 +13,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from tenure.errors import GeometryError
-from tenure.runtime.hf.attention import GROUPED, SDPA
+from tenure.runtime.hf.attention import GROUPED
 from tenure.runtime.hf.cache import PooledCache
 from tenure.runtime.hf.layer import PooledLayer
 
@@ -79,18 +79,21 @@ class CompiledDecoder:
         self._fixed = Cache(
             layers=[_FixedLayer(pager.arena.keys(o), pager.arena.values(o), self._slot) for o in layers]
         )
-        self._rings = self._make_rings(model, len(cache.layers), rows=cache.queries.rows)
+        self._rings = self._make_rings()
         self._ring_slot = torch.zeros(1, dtype=torch.long, device=device)
         self._ring_rows = 0
+        cache.queries.keep_elsewhere(fetch=self._hand_over_queries, forget=self._forget_queries)
         self._compiled = torch.compile(self._forward, dynamic=False, **compile_options)
 
-    def _make_rings(self, model: Any, layers: int, *, rows: int) -> tuple[torch.Tensor, ...]:
+    def _make_rings(self) -> tuple[torch.Tensor, ...]:
+        rows = self._cache.queries.rows
         if not rows:
             return ()
+        model = self._model
         config = model.config.get_text_config(decoder=True)
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (config.num_attention_heads, rows, head_dim)
-        return tuple(torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in range(layers))
+        return tuple(torch.zeros(shape, dtype=model.dtype, device=model.device) for _ in self._cache.layers)
 
     def _forward(self, token: torch.Tensor, position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self._model(
@@ -107,8 +110,10 @@ class CompiledDecoder:
     def step(self, token: int) -> torch.Tensor:
         """Append one token and return its logits. Room is made, blocks are sealed and reselected as in any forward."""
         cache = self._cache
-        if cache.reselector.due:
+        if cache.queries.rows != (self._rings[0].shape[1] if self._rings else 0):
+            # The policy was changed for one that reads more queries; what the old rings held is handed over first.
             self._hand_over_queries()
+            self._rings = self._make_rings()
         slot = cache.begin_forward(1)
         self._slot.fill_(slot)
         self._token.fill_(token)
@@ -121,7 +126,7 @@ class CompiledDecoder:
             with torch.no_grad():
                 logits = self._compiled(self._token, self._position, self._mask)
         finally:
-            config._attn_implementation = SDPA if before == self._attention else before  # noqa: SLF001
+            config._attn_implementation = before  # noqa: SLF001
         cache.commit_forward()
         if self._rings:
             self._ring_rows += 1
@@ -135,7 +140,10 @@ class CompiledDecoder:
         size = self._rings[0].shape[1]
         rows = min(self._ring_rows, size)
         order = [(self._ring_rows - rows + row) % size for row in range(rows)]
+        self._forget_queries()
         for layer, ring in enumerate(self._rings):
             self._cache.queries.extend(layer, ring[:, order])
+
+    def _forget_queries(self) -> None:
         self._ring_rows = 0
         self._ring_slot.fill_(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ class QueryWindow:
     """The last queries of every pooled layer. A decode step's query is kept by reference, so the tap copies nothing.
 
     `connected` is true once any query has reached a tap: before, the model's attention may not be ours at all.
+    A compiled decode keeps its queries itself; `keep_elsewhere` says how to get them, and how to forget them.
     """
 
     def __init__(self, *, layers: int, rows: int) -> None:
@@ -24,6 +26,8 @@ class QueryWindow:
         self._kept_rows = [0] * layers
         self._scaling = [1.0] * layers
         self.taps = [partial(self._take, layer) for layer in range(layers)]
+        self._fetch: Callable[[], None] = _nothing
+        self._forget: Callable[[], None] = _nothing
 
     def _take(self, layer: int, query: torch.Tensor, scaling: float) -> None:
         # Every layer of every decode step comes through here: counting instead of summing saved 2 % of a step.
@@ -50,7 +54,9 @@ class QueryWindow:
 
     def recent(self, wanted: int) -> RecentQueries | None:
         """The last `wanted` queries (fewer when fewer were seen); None when there are none."""
-        if any(not kept for kept in self._kept):
+        self._fetch()
+        # Layers that have seen different numbers of rows: a forward died in between, and no row belongs to all of them.
+        if not all(self._kept) or len(set(self._kept_rows)) > 1:
             return None
         by_layer = tuple(torch.cat(list(kept), dim=2)[0, :, -wanted:].detach() for kept in self._kept)
         return RecentQueries(by_layer=by_layer, scaling=tuple(self._scaling))
@@ -63,11 +69,33 @@ class QueryWindow:
             self._kept[layer].append(by_layer.unsqueeze(0))
             self._kept_rows[layer] = by_layer.shape[1]
 
+    def drop_last(self, rows: int) -> None:
+        """Forget the newest `rows` queries: their tokens were taken back."""
+        self._fetch()
+        for layer, kept in enumerate(self._kept):
+            left = rows
+            while left and kept:
+                newest = kept.pop()
+                held = newest.shape[2]
+                if held > left:
+                    kept.append(newest[:, :, : held - left])
+                self._kept_rows[layer] -= min(held, left)
+                left -= min(held, left)
+
+    def keep_elsewhere(self, *, fetch: Callable[[], None], forget: Callable[[], None]) -> None:
+        """Call `fetch` (which will `extend`) before queries are read, and `forget` when they are cleared."""
+        self._fetch, self._forget = fetch, forget
+
     def clear(self) -> None:
         """Forget all queries."""
+        self._forget()
         for kept in self._kept:
             kept.clear()
         self._kept_rows = [0] * len(self._kept)
+
+
+def _nothing() -> None:
+    """No queries are kept elsewhere."""
 
 
 class PagerKeys:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tenure.errors import CapacityError, UsageError
+from tenure.kv.geometry import trained_rows
 from tenure.runtime.hf.cache import PooledCache
 from tenure.runtime.hf.native import native_layers, native_states, opaque_layers, put_back
 from tenure.runtime.hf.reading import REREAD_ROWS, reselect_and_reread
@@ -39,7 +40,7 @@ class TokenSequence:
         self.read_rows = read_rows
         self.ids: list[int] = []
         self.logits: torch.Tensor | None = None
-        self._trained_rows = int(model.config.get_text_config(decoder=True).max_position_embeddings)
+        self._trained_rows = trained_rows(model.config.get_text_config(decoder=True))
         self._limit_announced = False
         self._broken: str | None = None
 

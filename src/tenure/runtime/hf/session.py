@@ -92,6 +92,7 @@ class Session:
             context_rows=context_rows,
             host_bytes=host_bytes,
             device=model.device,
+            dtype=model.dtype,
             sink_blocks=sink_blocks,
             tail_blocks=tail_blocks,
             clock=clock,
