@@ -239,6 +239,8 @@ def test_a_forward_that_dies_in_the_model_is_taken_back_by_the_next_one(monkeypa
         patch.setattr(model.model.layers[1].mlp, "forward", dies)
         with pytest.raises(RuntimeError, match="out of memory"):
             run(model, cache, tokens(3, seed=9), [3])
+    with pytest.raises(UsageError, match="at 60 rows again: run this forward again"):
+        run(model, cache, tokens(2, seed=5), [2])
     assert cache.get_seq_length() == 60
     after, expected = (run(model, each, tokens(2, seed=5), [2]) for each in (cache, reference))
     assert torch.equal(after[-1], expected[-1])

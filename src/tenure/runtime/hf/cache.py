@@ -172,20 +172,27 @@ class PooledCache(Cache):  # type: ignore[misc]
         return resident_rows + query_rows, ResidentOffset(away_rows) if away_rows else 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """What Transformers asks before the first layer writes. A forward that died half way is taken back here."""
+        """What Transformers asks before the first layer writes.
+
+        A forward that died in the model's own code is taken back here. Raises `UsageError` when this one was already
+        told a wrong length; run it again then.
+        """
         self._settle_natives()
         sizes: tuple[int, int] = super().get_mask_sizes(query_length, layer_idx)
         return sizes
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Logical rows, for every layer: a layer beside the pool may be ahead while a dead forward is not taken back."""
-        return self.logical_rows
-
     def _settle_natives(self) -> None:
         """Remember what the layers beside the pool hold, or bring them back to it after a forward that died."""
-        if any(layer.get_seq_length() != self.logical_rows for _, layer in native_layers(self)):
+        ahead = [index for index, layer in native_layers(self) if layer.get_seq_length() != self.logical_rows]
+        if ahead:
             put_back(self, self._natives)
         self._natives = native_states(self)
+        if ahead and ahead[0] == 0:
+            # Layer 0 is asked where the sequence ends before anything else, and it has just answered wrongly.
+            raise UsageError(
+                f"the forward before this one died half way. Its rows have been taken back, and the sequence is at "
+                f"{self.logical_rows} rows again: run this forward again"
+            )
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
