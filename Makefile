@@ -2,8 +2,16 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Pinned: an open range of torch lets pip choose a build with gigabytes of CUDA libraries. GPU users: see README.
-TORCH  := torch==2.13.0
+# Pinned, and on Linux x86-64 to the CPU build by name: without "+cpu" the package index serves gigabytes of CUDA libraries
+# there. Where the CPU build is not at hand, it comes from PyTorch's own index. GPU users: see README.
+TORCH_VERSION := 2.13.0
+ifeq ($(shell uname -sm),Linux x86_64)
+TORCH := torch==$(TORCH_VERSION)+cpu
+else
+TORCH := torch==$(TORCH_VERSION)
+endif
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 2
 export HF_HUB_OFFLINE ?= 1
 
@@ -13,10 +21,11 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Tenure needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11 setup")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@echo "Installing (torch first, pinned) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -e ".[hf,dev]"
+	@$(PIP) "$(TORCH)" 2>/dev/null || $(PIP) --index-url $(TORCH_INDEX) "$(TORCH)"
+	@$(PIP) "setuptools>=77"
+	@$(PIP) --no-build-isolation -e ".[hf,dev]"
 	@$(BIN)/python -m tenure.models
 	@touch $@
 
@@ -34,6 +43,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+docs: setup
+	$(BIN)/python spec/build.py
+	for page in docs/build_*.py; do $(BIN)/python $$page || exit 1; done
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -55,7 +55,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> str:
 
 def _is_met(bar: str, value: float) -> str:
     bounds = float(bar.rsplit(maxsplit=1)[-1])
-    return "met" if (value >= bounds if bar.startswith("≥") else value <= bounds) else "**not met**"
+    is_met = {"≥": value >= bounds, "≤": value <= bounds, "=": value == bounds}[bar[0]]
+    return "met" if is_met else "**not met**"
 
 
 def figures_table() -> str:

@@ -22,6 +22,7 @@ from tenure.models.tiny import tiny_model
 from tenure.policy import Policy
 from tenure.pool import BlockEvicted, BlockRecalled, DirectTransfer
 from tenure.runtime.hf import PooledCache
+from tenure.runtime.hf.scoring import PagerKeys
 
 FAMILIES = ["llama", "qwen2", "qwen3", "gemma3", "mistral", "phi3"]
 POLICIES = ["attention_mass", "recency"]
@@ -458,3 +459,17 @@ def test_two_caches_of_one_model_do_not_see_each_others_queries_or_rows() -> Non
     for one, other in zip(together, alone, strict=True):
         assert one.pager.arena.positions == other.pager.arena.positions
         assert all(torch.equal(a, b) for a, b in zip(one.pager.arena.planes, other.pager.arena.planes, strict=True))
+
+
+def test_scores_are_the_same_from_the_arena_and_from_the_host() -> None:
+    model = tiny_model("llama")
+    cache = PooledCache(model.config, pool=128, policy=FIXED, block_size=8)
+    for index in range(6):
+        run(model, cache, tokens(40, seed=index), [40])
+    cache.reselect()
+    run(model, cache, tokens(3), [1, 1, 1])
+    queries, view = cache.queries.recent(32), cache.view()
+    assert queries is not None
+    sources = (PagerKeys(cache.pager, prefer_arena=prefers) for prefers in (False, True))
+    from_host, from_arena = (cache.reselector.scorer.score(view, keys, queries) for keys in sources)
+    assert from_arena == pytest.approx(from_host, rel=1e-5)

@@ -94,10 +94,17 @@ def answer_with_full_cache(model: Any, tokenizer: Any, text: DemoText, progress:
 
 
 def answer_with_pool(
-    model: Any, tokenizer: Any, text: DemoText, policy: str, progress: Progress, *, pool_rows: int = POOL_ROWS
+    model: Any, tokenizer: Any, text: DemoText, policy: str, progress: Progress, *, pool: int | str = POOL_ROWS
 ) -> DemoResult:
     """A fixed pool: read the text through it, ask, answer."""
-    session = Session(model, tokenizer, pool=pool_rows, policy=Policy(policy, scoring_share=None), read_rows=READ_ROWS)
+    session = Session(
+        model,
+        tokenizer,
+        pool=pool,
+        policy=Policy(policy, scoring_share=None),
+        context_rows=len(text.context) + len(text.question) + MAX_NEW_TOKENS,
+        read_rows=READ_ROWS,
+    )
     timeline = Timeline(block_size=session.cache.block_size)
     session.cache.pager.listener = timeline
     total = len(text.context) + len(text.question)
@@ -113,7 +120,7 @@ def answer_with_pool(
     progress(total, total)
     statistics, reply = session.cache.statistics(), session.last_reply
     return DemoResult(
-        name=f"pool of {pool_rows}, {policy}",
+        name=f"pool of {statistics.pager.capacity_rows:,}, {policy}",
         device_mib=statistics.device_bytes / 2**20,
         host_mib=statistics.host.used_bytes / 2**20,
         tokens_per_s=0.0 if reply is None else reply.tokens_per_s,

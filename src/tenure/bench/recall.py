@@ -139,17 +139,17 @@ def _watching(policies: Sequence[tuple[str, Policy]]) -> Policy:
 
 def _read(model: Any, ids: torch.Tensor, cache: Any, *, batch_rows: int) -> None:
     with torch.no_grad():
-        for part in torch.split(ids, batch_rows, dim=1):
+        for part in torch.split(ids.to(model.device), batch_rows, dim=1):
             model(part, past_key_values=cache, logits_to_keep=1)
 
 
 def _ask(model: Any, cache: Any, needle: Sequence[int]) -> int:
     """Read 31 query tokens as a session reads a turn, then count right predictions of the last 16 tokens."""
-    ids = torch.tensor([needle])
+    ids = torch.tensor([needle], device=model.device)
     query = list(needle[: QUERY_TOKENS - 1])
 
     def read(tokens: list[int]) -> None:
-        for part in torch.split(torch.tensor([tokens]), batch_rows, dim=1):
+        for part in torch.split(torch.tensor([tokens], device=model.device), batch_rows, dim=1):
             model(part, past_key_values=cache, logits_to_keep=1)
 
     batch_rows = cache.max_append_rows if isinstance(cache, PooledCache) else READ_ROWS

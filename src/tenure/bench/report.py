@@ -32,6 +32,8 @@ class Bar:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
     def __str__(self) -> str:
+        if self.at_least is not None and self.at_least == self.at_most:
+            return f"= {self.at_least:g}"
         return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
 
 

@@ -16,7 +16,7 @@ class Timeline:
     """Listens to a pool and remembers, for each moment that is `mark`ed, where every block is."""
 
     def __init__(self, *, block_size: int) -> None:
-        self._block_size = block_size
+        self.block_size = block_size
         self._places: list[int] = []
         self._moments: list[tuple[int, tuple[int, ...]]] = []
 
@@ -29,7 +29,7 @@ class Timeline:
         elif isinstance(event, BlockRecalled):
             self._place(event.block, ON_DEVICE)
         elif isinstance(event, Cropped):
-            del self._places[event.logical_rows // self._block_size :]
+            del self._places[event.logical_rows // self.block_size :]
 
     def _place(self, block: int, place: int) -> None:
         self._places.extend([NOT_YET] * (block + 1 - len(self._places)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tenure.errors import UsageError
+from tenure.cli.targets import require_writable
 
 if TYPE_CHECKING:
     from tenure.bench.report import BenchReport
@@ -134,16 +133,11 @@ def arbiter(json: Path | None = JSON, quick: bool = QUICK) -> None:
     _finish(report, json=json, plot=None)
 
 
-def _check_targets(*targets: Path | None) -> None:
-    """Refuse a file that cannot be written before minutes are spent on what would go into it."""
-    for target in targets:
-        if target is None:
-            continue
-        folder = target.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise UsageError(f"{target} cannot be written: {folder} is no folder that can be written to")
-        if target.is_dir():
-            raise UsageError(f"{target} is a folder; expected the name of a file")
+def _check_targets(json: Path | None, plot: Path | None = None) -> None:
+    if json is not None:
+        require_writable(json)
+    if plot is not None:
+        require_writable(plot, picture=True)
 
 
 def _load(model: str, *, threads: int, dtype: str, device: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenure import __version__
+from tenure.cli.targets import require_writable
 from tenure.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def register(app: typer.Typer) -> None:
             return
         _require_packages()
         wanted = _subjects_named(subjects)
-        _check_target(json_file)
+        if json_file is not None:
+            require_writable(json_file)
         verdicts = []
         for subject in wanted:
             verdicts.append(_checked(subject, seeds))
@@ -172,12 +173,6 @@ def _print_summary(console: Console, verdicts: Sequence[SubjectVerdict]) -> None
             f"[red]{broken}[/red]" if broken else "[green]none[/green]",
         )
     console.print(table)
-
-
-def _check_target(path: Path | None) -> None:
-    """Find out before minutes of work whether the file can be written."""
-    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
-        raise UsageError(f"Cannot write {path}: its folder does not exist or may not be written, or it is a folder.")
 
 
 def _write_json(path: Path, verdicts: Sequence[SubjectVerdict]) -> None:

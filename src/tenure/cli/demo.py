@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tenure.errors import UsageError
+from tenure.cli.targets import require_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,32 +25,32 @@ def register(app: typer.Typer) -> None:
 def demo(
     model: str = typer.Option("default", "--model", help="`default`, a hub id, a folder or a GGUF file."),
     text_tokens: int = typer.Option(3200, "--tokens", min=600, help="Length of the text that is read."),
-    pool: int = typer.Option(512, "--pool", help="Rows of the pool."),
+    pool: str = typer.Option("512", "--pool", help="Rows of the pool, a share of the text such as 25%, or auto."),
     picture: Path = PICTURE,
     threads: int = typer.Option(2, "--threads", min=1, help="Torch threads."),
 ) -> None:
     """Plant a fact early in a long text, then ask for it: full cache, pool with recency, pool with attention mass."""
     from rich.console import Console
 
-    if not picture.parent.is_dir():
-        raise UsageError(f"--picture {picture}: the folder {picture.parent} does not exist")
+    require_writable(picture, picture=True)
     console = Console()
     started = time.perf_counter()
     results, text = _run(console, model=model, text_tokens=text_tokens, pool=pool, threads=threads)
     _show_table(console, results)
-    _show_timelines(console, results, text, pool=pool, picture=picture)
+    _show_timelines(console, results, text, picture=picture)
     console.print(f"[dim]{time.perf_counter() - started:.0f} s in all[/]")
 
 
 def _run(
-    console: Console, *, model: str, text_tokens: int, pool: int, threads: int
+    console: Console, *, model: str, text_tokens: int, pool: str, threads: int
 ) -> tuple[list[DemoResult], DemoText]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     # The size is checked before a model is loaded for nothing.
     from tenure.pool import size_pool
 
-    size_pool(pool, row_bytes=1, context_rows=text_tokens, free_bytes=None)
+    if pool != "auto":
+        size_pool(pool, row_bytes=1, context_rows=text_tokens, free_bytes=None)
     with console.status("loading libraries and the model ..."):
         import torch
 
@@ -77,9 +77,7 @@ def _run(
             if policy is None:
                 results.append(scene.answer_with_full_cache(loaded.model, loaded.tokenizer, text, advance))
             else:
-                results.append(
-                    scene.answer_with_pool(loaded.model, loaded.tokenizer, text, policy, advance, pool_rows=pool)
-                )
+                results.append(scene.answer_with_pool(loaded.model, loaded.tokenizer, text, policy, advance, pool=pool))
     return results, text
 
 
@@ -108,11 +106,11 @@ def _show_table(console: Console, results: list[DemoResult]) -> None:
     console.print(table)
 
 
-def _show_timelines(console: Console, results: list[DemoResult], text: DemoText, *, pool: int, picture: Path) -> None:
+def _show_timelines(console: Console, results: list[DemoResult], text: DemoText, *, picture: Path) -> None:
     from tenure.bench.timeline import draw_timelines
-    from tenure.pool import chosen_block_size
 
-    marked = text.fact_position // chosen_block_size(pool)
+    block_size = next(result.timeline.block_size for result in results if result.timeline is not None)
+    marked = text.fact_position // block_size
     console.print("\nWhere each block of the context is, token by token ([green]█[/] device, [dim]·[/] host):")
     drawn = [(result.name, result.timeline) for result in results if result.timeline is not None]
     for name, timeline in drawn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 import importlib.metadata
 import logging
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenure.errors import ModelError, TenureError, UsageError
+from tenure.errors import DiskFullError, ModelError, TenureError, UsageError
 from tenure.models.convert import STORED_DTYPE, convert, first_line, quiet_transformers, require_all_weights
 from tenure.models.fetch import DEFAULT_MODEL, Downloader, EmbeddedModel, fetch
 from tenure.models.fingerprint import ModelIdentity, combined_sha256, remembered_sha256, tokenizer_id
 from tenure.models.progress import Reporter, TerminalReporter
-from tenure.models.store import EntryKey, WeightStore, cache_root, disk_errors, require_room
+from tenure.models.store import EntryKey, WeightStore, cache_root, require_room
 
 if TYPE_CHECKING:
     import torch
@@ -177,9 +178,12 @@ def _ask_hub(name: str, dtype: torch.dtype, reporter: Reporter) -> tuple[PreTrai
     level = hub_log.level
     hub_log.setLevel(logging.ERROR)  # its retries would come between the user and our one line
     try:
-        with disk_errors(cache_root(), what=name):
-            return _pretrained(name, dtype, local_files_only=False)
+        return _pretrained(name, dtype, local_files_only=False)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(
+                f"the disk became full while the hub's cache (HF_HOME) was being filled with {name}; make room there"
+            ) from error
         raise _no_such_model(name, first_line(error)) from error
     finally:
         hub_log.setLevel(level)

@@ -81,13 +81,11 @@ class Run:
     def begin(self, rows: int) -> None:
         """Take the host blocks that sealing after `rows` more rows will need; those of an earlier `begin` are reused.
 
-        Raises `HostTierFullError` or `TransferError`; nothing is changed then.
+        Raises `HostTierFullError`; nothing is changed then.
         """
+        # No waiting for copies out here, or every token would wait for the last sealed block: new rows go behind the run, and
+        # whatever makes a slot behind the run free again (a move, a clear) has waited itself.
         sealing = (self.logical_rows + rows) // self.block_size - len(self.blocks)
-        try:
-            self.transfer.before_overwrite()
-        except Exception as error:
-            raise TransferError(f"waiting for earlier copies failed ({error}); nothing was appended") from error
         kept, surplus = self._pending_hosts[:sealing], self._pending_hosts[sealing:]
         self._pending_hosts = kept + self.host.allocate_many(sealing - len(kept))
         self._pending_rows = rows

@@ -84,13 +84,14 @@ class StreamTransfer:
         without a pageable temporary, for which the host would have to wait.
         """
         compute = torch.cuda.current_stream(self._device)
-        self._stream.wait_stream(compute)
         try:
             with torch.cuda.stream(self._stream):
-                for plane, view in zip(arena.planes, block.views, strict=True):
-                    landed = view.to(self._device, non_blocking=True)
+                # Only writing the rows has to wait for compute; crossing the link does not.
+                landed = [view.to(self._device, non_blocking=True) for view in block.views]
+                self._stream.wait_stream(compute)
+                for plane, staged in zip(arena.planes, landed, strict=True):
                     for offset, slot, rows in contiguous_runs(offsets, slots):
-                        plane.narrow(2, slot, rows).copy_(landed.narrow(2, offset, rows), non_blocking=True)
+                        plane.narrow(2, slot, rows).copy_(staged.narrow(2, offset, rows), non_blocking=True)
         finally:
             # The buffer may be given up and go to a sequence with another copy stream: `free` must wait for this read.
             self._mark(block)

@@ -10,7 +10,11 @@ import pytest
 from tenure.cli import main
 
 WRONG = [
-    (["bench", "decode", "--json", "no/such/folder/x.json"], "no folder that can be written to"),
+    (["bench", "decode", "--json", "no/such/folder/x.json"], "does not exist or may not be written to"),
+    (["bench", "decode", "--plot", "x.foo"], "no picture"),
+    (["bench", "decode", "--threads", "two"], "valid integer"),
+    (["demo", "--frobnicate"], "No such option"),
+    (["dance"], "No such command"),
     (["bench", "decode", "--threads", "0"], "threads"),
     (["bench", "transfer", "--model", "no/such-model-anywhere"], "no/such-model-anywhere"),
     (["bench", "transfer", "--dtype", "float3"], "float3"),

@@ -197,7 +197,7 @@ def test_rows_are_read_only_after_they_have_landed(monkeypatch: pytest.MonkeyPat
     tested = decoded(24, transfer=StreamTransfer(torch.device("cpu")))
     noted.notes.clear()
     tested.pager.apply(swap(tested))
-    assert noted.notes[-2:] == ["copy", "compute waits for copy"]
+    assert noted.notes[-3:] == ["copy", "copy waits for compute", "compute waits for copy"]
     tested.pager.host_block(0).wait()
     tested.check()
 

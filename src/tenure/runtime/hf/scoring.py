@@ -99,22 +99,30 @@ def _nothing() -> None:
 
 
 class PagerKeys:
-    """Keys of any block of a pager: from the host copy where there is one, else from the arena."""
+    """Keys of any block of a pager, where reading them is cheapest.
 
-    def __init__(self, pager: Pager) -> None:
+    On a CPU that is the host copy, which is contiguous. With `prefer_arena` (the default where the arena is not in host
+    memory) it is the arena for blocks that are there whole, so that they do not cross the link to be scored.
+    """
+
+    def __init__(self, pager: Pager, *, prefer_arena: bool | None = None) -> None:
         self._pager = pager
+        self._prefer_arena = pager.arena.device.type != "cpu" if prefer_arena is None else prefer_arena
 
     def block_keys(self, block: int) -> list[KeyGroup]:
         """All keys of a block; views, not copies."""
         pager = self._pager
         groups = pager.arena.layout.groups
-        if block < pager.sealed_blocks:
+        is_sealed = block < pager.sealed_blocks
+        slots = pager.resident_slots(block) if self._prefer_arena or not is_sealed else ()
+        # Slots are distinct, so this says that they lie together; their order among themselves changes no score.
+        is_together = bool(slots) and max(slots) - min(slots) + 1 == len(slots)
+        if is_sealed and not (is_together and len(slots) == pager.block_size):
             host = pager.host_block(block)
             host.wait()
             tensors = host.views
         else:
-            slots = pager.resident_slots(block)
-            tensors = tuple(plane.narrow(2, slots[0], len(slots)) for plane in pager.arena.planes)
+            tensors = tuple(plane.narrow(2, min(slots), len(slots)) for plane in pager.arena.planes)
         return [
             KeyGroup(layers=group.key_layers, keys=tensor[: len(group.key_layers)])
             for group, tensor in zip(groups, tensors, strict=True)

@@ -141,7 +141,9 @@ class Session:
     def append(self, tokens: str | Iterable[int], *, progress: Progress | None = None) -> int:
         """Read a text (as plain text, without special tokens) or ids. Returns the rows read.
 
-        They are fewer than given only when `stop()` was called meanwhile: what was read until then stays. The policy
+        They are fewer than given only when `stop()` was called meanwhile: what was read until then stays. An exception in
+        the middle (an interrupt, a full host tier) leaves what was read as well, except for the end of the turn when it was
+        just being read again (at most `REREAD_ROWS` tokens): `token_ids` says where the session stands. The policy
         chooses blocks by what was read, before its last token (`TokenSequence.read`): the first token of a reply
         already sees what was recalled.
 
@@ -271,7 +273,10 @@ class Session:
     def save(self, path: Path | str) -> int:
         """Write the session to a file, replacing one of that name in one step. Returns its bytes.
 
-        Everything that decides how the session goes on is in it; `load` continues bit-identically on the same machine.
+        Everything that decides how the session goes on is in it; `load` continues bit-identically on the same machine. One
+        thing is not in any file, the time: a policy with a `scoring_share` (the default) chooses *when* to score by the
+        clock, so with a context beyond the pool a later reselect may come some tokens earlier or later, as it may in any
+        two runs. `Policy(scoring_share=None)` goes by rows alone.
         Raises `DiskFullError` without room, `SessionFileError` where no file can be written; nothing is left then, and
         a file that was there is still there. Reads every block's bytes; without an `identity`, every weight too.
         """
