@@ -39,6 +39,8 @@ class ClaimView:
         untold: whether rows were cached already when it was accepted, so that some of its blocks may never be
             told; false again when a block line of its own follows the acceptance at once.
         ever_blocks: whether the trace ever told blocks of this claim. If not, its predicate cannot be judged.
+        given_up: physical block -> logical position, of blocks that the claim was said to lose while it stood, until
+            they hold other rows. A victim line that follows is still a line about this claim's block.
     """
 
     claim_id: str
@@ -56,6 +58,7 @@ class ClaimView:
     untold: bool = False
     ever_blocks: bool = False
     blocks: dict[int, int] = field(default_factory=dict)
+    given_up: dict[int, int] = field(default_factory=dict)
 
     @property
     def responsible(self) -> bool:
@@ -160,6 +163,7 @@ class Ledger:
         if physical is None or position is None:
             return
         self._cached.add(physical)
+        self._forget_given_up(physical)
         told_hash, known_hash = event.text("block_hash"), self._hashes.get(physical)
         if told_hash is not None:
             if known_hash not in (None, told_hash):
@@ -183,6 +187,7 @@ class Ledger:
             return
         self._hashes.pop(physical, None)
         self._cached.discard(physical)
+        self._forget_given_up(physical)
         for claim in self.claims.values():
             for position in claim.positions_in(physical):
                 del claim.blocks[position]
@@ -191,6 +196,10 @@ class Ledger:
                 for position in [p for p, block in positions.items() if block == physical]:
                     del positions[position]
 
+    def _forget_given_up(self, physical: int) -> None:
+        for claim in self.claims.values():
+            claim.given_up.pop(physical, None)
+
     def _forget_blocks(self) -> None:
         """After a restart or a reset nothing is known of the device until it is told again."""
         self._prefixes.clear()
@@ -198,6 +207,7 @@ class Ledger:
         self._cached.clear()
         for claim in self.claims.values():
             claim.blocks.clear()
+            claim.given_up.clear()
             claim.ever_blocks = False
 
     def _claim_event(self, event: TraceEvent, claim: ClaimView) -> None:
@@ -222,8 +232,9 @@ class Ledger:
             self._adopt_restored(event, claim)
         if kind in LOSSES:
             position = event.count("logical_block_position")
-            if position is not None:
-                claim.blocks.pop(position, None)
+            physical = None if position is None else claim.blocks.pop(position, None)
+            if kind is EventType.CLAIM_BLOCK_LOST and position is not None and physical is not None:
+                claim.given_up[physical] = position
 
     def _leave(self, claim: ClaimView) -> None:
         """The claim's blocks leave the device, those aside that another claim holds."""

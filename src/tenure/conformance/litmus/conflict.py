@@ -6,7 +6,7 @@ from tenure.claims.event_types import EventType
 from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.ledger import WAITING
+from tenure.conformance.ledger import ACCEPTANCES, ENDINGS, WAITING
 from tenure.conformance.litmus.reading import (
     ACTIVE,
     CLAIM,
@@ -17,6 +17,7 @@ from tenure.conformance.litmus.reading import (
     SERVED,
     lost_blocks,
     served,
+    victims_of,
 )
 from tenure.conformance.litmus.terms import (
     HOLD,
@@ -228,6 +229,36 @@ def claims_stay_accepted(bench: Bench) -> Judge:
     return judge
 
 
+def tail_stands_too(bench: Bench) -> Judge:
+    """60 hard-claimed, of which 50 are required, and 25 active in 80: the blocks beyond the predicate are no reserve."""
+    bench.begin(conflict_actions=("refuse_active",))
+    resident = bench.content(60)
+    parked = bench.park(resident, claim_id=CLAIM, required=bench.blocks(50))
+    answer = bench.serve(bench.content(25), request_id=ACTIVE)
+    lost = lost_blocks(bench, resident)
+
+    def judge(trace: Trace) -> Finding:
+        accepted = trace.first(*ACCEPTANCES, claim_id=CLAIM)
+        granted = None if accepted is None else accepted.count("footprint_blocks")
+        if not parked or granted != len(resident):
+            return inconclusive(f"No hard claim on {len(resident)} blocks was accepted whole and cached.")
+        taken = trace.of(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM, request_id=ACTIVE) or victims_of(trace, ACTIVE)
+        ended = trace.first(*ENDINGS, _E.CLAIM_OFFLOADED, claim_id=CLAIM)
+        if ended is None and (served(answer) or lost):
+            return failed(
+                "TNR-ARB-003",
+                what=f"{len(resident)} blocks are hard-claimed, {bench.blocks(50)} of them required, and "
+                f"{bench.blocks(25)} are asked for in {bench.usable_blocks}: the request was {answer.outcome}, a later "
+                f"one does not find {lost} of the claimed blocks, and no event ends or moves the claim.",
+                why="A hard claim protects its whole footprint: what it covers beyond its predicate is taken only after "
+                "an event that ends or moves the claim.",
+                at=tuple(event.index for event in taken[:1]),
+            )
+        return passed(f"The request was {answer.outcome}, and the claim kept all {len(resident)} blocks.")
+
+    return judge
+
+
 CHECKS: tuple[Check, ...] = (
     hard(
         "progress-under-full-protection",
@@ -235,6 +266,13 @@ CHECKS: tuple[Check, ...] = (
         ("TNR-PRG-001", "TNR-PRG-002"),
         progress_under_full_protection,
         features=RELEASE,
+    ),
+    hard(
+        "hard-tail-stands",
+        "A hard claim protects what it covers beyond its predicate",
+        ("TNR-ARB-003",),
+        tail_stands_too,
+        features=frozenset({Feature.REUSED_BLOCKS}),
     ),
     hard(
         "own-claim-blocks-nobody",

@@ -198,20 +198,36 @@ def _harm_names_the_broken(trace: Trace) -> Iterator[Finding]:
 
 def _hard_is_no_victim(trace: Trace) -> Iterator[Finding]:
     for event, ledger in moments(trace):
-        physical = evicted_block(event)
         for claim in ledger.claims.values():
-            if claim.mode != "hard_protected" or not claim.responsible:
+            if claim.mode != "hard_protected" or not _on_device(claim):
                 continue
-            if physical is not None and claim.offloaded is None and claim.positions_in(physical):
+            position = _taken_from(claim, event)
+            if position is not None:
                 yield failed(
                     "TNR-ARB-003",
-                    what=f"Event {event.brief()} takes position {min(claim.positions_in(physical))} of hard claim "
-                    f"{claim.claim_id}, which nothing had released, offloaded or harmed.",
-                    why="No block of a live hard claim is taken without an event of that claim first.",
+                    what=f"Event {event.brief()} takes position {position} of hard claim {claim.claim_id}, which "
+                    "nothing had demoted, expired, released, offloaded or harmed.",
+                    why="A block of a live hard claim is taken only after an event that ends or moves that claim; "
+                    "telling the loss of the block is none.",
                     at=_at(claim, event),
                 )
-        if physical is not None or event.kind in {_E.REQUEST_REFUSED, _E.REQUEST_DEFERRED}:
+        if evicted_block(event) is not None or event.kind in WAITING:
             yield kept()
+
+
+def _taken_from(claim: ClaimView, event: TraceEvent) -> int | None:
+    """The position of the claim that this event takes for a request; None when it takes none.
+
+    A loss that is told with a request, and a victim that a request takes although its loss was told, are taken as much
+    as a victim of which nothing was said. Without any request a told loss is a fault, and nobody took the block.
+    """
+    if event.kind is _E.CLAIM_BLOCK_LOST and event.claim_id == claim.claim_id and event.request_id is not None:
+        return event.count("logical_block_position")
+    physical = evicted_block(event)
+    if physical is None:
+        return None
+    given_up = claim.given_up.get(physical) if event.request_id is not None else None
+    return min(claim.positions_in(physical), default=given_up)
 
 
 def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
@@ -260,7 +276,7 @@ _ABOUT = MappingProxyType(
         "loss of a cached block": frozenset({_E.VICTIM_SELECTED, *LOSSES}),
         "release": frozenset(RELEASES),
         "loss after a release": frozenset({_E.VICTIM_SELECTED, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE}),
-        "victim or refusal": frozenset({_E.VICTIM_SELECTED, *WAITING}),
+        "victim or refusal": frozenset({_E.VICTIM_SELECTED, _E.CLAIM_BLOCK_LOST, *WAITING}),
         "victim": frozenset({_E.VICTIM_SELECTED}),
     }
 )
