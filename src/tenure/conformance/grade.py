@@ -79,12 +79,16 @@ def grade_trace(
 ) -> Verdict:
     """Grade a recorded trace by the trace rules alone. It can break a profile and never keep one.
 
+    Each run in it is judged by itself, and a proof names the run that it is from.
+
     Args and errors as for `grade`; every profile, when None.
     """
     asked = _profiles(Profile if profiles is None else profiles)
     covered = profiles_covered(asked)
     examination = _Examination(None, None, _expectations(expected_failures))
-    examination.traces.append((name, trace))
+    runs = trace.runs()
+    for run_id, part in runs.items():
+        examination.traces.append((name if len(runs) == 1 else f"{name}, run {run_id}", part))
     for rule in TRACE_RULES:
         if rule.profile in covered:
             examination.read(rule, without_occasion=Status.INCONCLUSIVE)

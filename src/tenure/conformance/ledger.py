@@ -21,6 +21,8 @@ LOSSES = (EventType.CLAIM_HARMED, EventType.CLAIM_BLOCK_LOST, EventType.CLAIM_BL
 REQUEST_ENDS = (EventType.REQUEST_FINISHED, EventType.REQUEST_FAILED, EventType.REQUEST_REFUSED)
 #: Modes in which a victim may never break the predicate of an unreleased claim, reported or not.
 PROTECTING_MODES = frozenset({"hard_protected", "demotable", "offloadable", "expiring"})
+#: States of a recovered claim whose rows are in the slower tier.
+AWAY_STATES = frozenset({"offloaded", "restore_required"})
 #: Why a block was taken, when taking it evicted nothing.
 NOTHING_EVICTED = "free_uncached"
 
@@ -90,6 +92,7 @@ class Ledger:
 
     `uncertain` is true after a reset beside work in flight: which of its blocks are still cached is not told.
     `running` are the requests in flight: blocks that they use stay even when every claim on them ends.
+    A trace that begins with a restart may recover claims that an earlier trace accepted: from there they are accepted.
     A block line binds to the claim that it names, and to every claim on the prefix that it names, so that both ways of
     writing a shared block are understood.
     """
@@ -98,6 +101,7 @@ class Ledger:
         self.claims: dict[str, ClaimView] = {}
         self.running: set[str] = set()
         self.uncertain = False
+        self._begins_restarted = False
         self._prefixes: dict[str, dict[int, int]] = {}
         self._hashes: dict[int, str] = {}
         self._cached: set[int] = set()
@@ -109,6 +113,11 @@ class Ledger:
     def view(self, event: TraceEvent) -> ClaimView | None:
         """The claim that an event is about, if it names one that is known."""
         return None if event.claim_id is None else self.claims.get(event.claim_id)
+
+    def takes_over(self, event: TraceEvent) -> bool:
+        """Whether the event is the first word here of a claim that a run before this trace accepted."""
+        unknown = event.claim_id is not None and event.claim_id not in self.claims
+        return self._begins_restarted and unknown and event.kind is EventType.CLAIM_RECOVERED
 
     def protected_blocks(self, *, besides: frozenset[str] = frozenset()) -> set[int]:
         """Physical blocks that unreleased claims of a protecting mode hold; a shared block once."""
@@ -140,6 +149,10 @@ class Ledger:
 
     def apply(self, event: TraceEvent) -> None:
         """Take the event as true."""
+        if event.index == 0:
+            self._begins_restarted = event.kind is EventType.RUNTIME_RESTARTED
+        if self.takes_over(event) and event.claim_id is not None:
+            self._take_over(event, self.claim(event.claim_id))
         for claim in self.broken_by(event):
             claim.broken = event
         if event.kind is EventType.BLOCK_MATERIALIZED:
@@ -235,6 +248,14 @@ class Ledger:
             physical = None if position is None else claim.blocks.pop(position, None)
             if kind is EventType.CLAIM_BLOCK_LOST and position is not None and physical is not None:
                 claim.given_up[physical] = position
+
+    @staticmethod
+    def _take_over(event: TraceEvent, claim: ClaimView) -> None:
+        """Of a claim from before this trace neither its predicate nor its blocks are known until they are told."""
+        _take_terms(event, claim)
+        claim.accepted, claim.untold = event, True
+        if event.text("claim_status") in AWAY_STATES:
+            claim.offloaded = event
 
     def _leave(self, claim: ClaimView) -> None:
         """The claim's blocks leave the device, those aside that another claim holds."""

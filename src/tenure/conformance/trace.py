@@ -1,7 +1,8 @@
 """A trace as the examiner reads it: flat records in the order they were written, names in one spelling.
 
 Nothing here decides whether a trace is good. A file that cannot be a trace (a torn line, sequence numbers that run
-backwards) is refused with its line number; a trace with a missing number is read, and the checks fail it.
+backwards) is refused with its line number; a trace with a missing number is read, and the checks fail it. A file may
+hold several runs, one after the other or mixed; each is a trace of its own.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tenure.claims.aliases import in_present_words
 from tenure.claims.event_types import EventType, event_type_of
 from tenure.errors import TraceError
 
@@ -29,7 +31,7 @@ class TraceEvent:
         name: the name as written.
         claim_id: the claim that it is about.
         request_id: the request that it is about, or on whose behalf it happened.
-        fields: the whole record.
+        fields: the whole record, with older spellings of modes and actions in the words of today.
     """
 
     index: int
@@ -112,6 +114,14 @@ class Trace(Sequence[TraceEvent]):
         wanted = frozenset(indices)
         return Trace(event for event in self._events if event.index in wanted)
 
+    def runs(self) -> dict[str, Trace]:
+        """The trace of each run by its `run_id`, events counted from 0 in each; "" for events that name no run."""
+        parts: dict[str, list[TraceEvent]] = {}
+        for event in self._events:
+            part = parts.setdefault(event.text("run_id") or "", [])
+            part.append(event if event.index == len(part) else replace(event, index=len(part)))
+        return {run_id: Trace(part) for run_id, part in parts.items()}
+
 
 def brief_lines(trace: Trace) -> tuple[str, ...]:
     """The trace in lines for people: one an event, and one for a run of block lines about the same claim or request."""
@@ -142,7 +152,7 @@ def trace_of(records: Iterable[Mapping[str, object]]) -> Trace:
 
 def _event(index: int, record: Mapping[str, object]) -> TraceEvent:
     name, claim_id, request_id = (_text(record.get(field)) for field in ("event", "claim_id", "request_id"))
-    return TraceEvent(index, event_type_of(name or ""), name or "", claim_id, request_id, dict(record))
+    return TraceEvent(index, event_type_of(name or ""), name or "", claim_id, request_id, in_present_words(record))
 
 
 def _text(value: object) -> str | None:
@@ -150,11 +160,11 @@ def _text(value: object) -> str | None:
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace in a JSON Lines file.
+    """The trace in a JSON Lines file, with every run that is in it; `Trace.runs` tells them apart.
 
     Raises:
         TraceError: no such file, a line that is no JSON object, an event without a name, a last line that was cut off,
-            or `event_sequence` running backwards. The message names the line, the field and the clause.
+            or `event_sequence` running backwards within a run. The message names the line, the field and the clause.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -163,11 +173,12 @@ def read_trace(path: Path) -> Trace:
     if not text.strip():
         raise TraceError(f"{path} holds no event; a trace has one JSON object a line", field="file", clause=CLAUSE_FORM)
     events: list[TraceEvent] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    latest: dict[str | None, int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):  # and at nothing else that Unicode calls a line end
         if line.strip():
-            record = _record(path, number, line)
-            events.append(_event(len(events), record))
-            _check_order(path, number, events)
+            event = _event(len(events), _record(path, number, line))
+            events.append(event)
+            _check_order(path, number, event, latest)
     return Trace(events)
 
 
@@ -183,10 +194,15 @@ def _record(path: Path, number: int, line: str) -> Mapping[str, object]:
     return record
 
 
-def _check_order(path: Path, number: int, events: Sequence[TraceEvent]) -> None:
-    if len(events) < 2:
+def _check_order(path: Path, number: int, event: TraceEvent, latest: dict[str | None, int]) -> None:
+    """Note the event's number as the latest of its run; TraceError when that run was further already."""
+    run_id, now = event.text("run_id"), event.sequence
+    if now is None:
         return
-    before, now = events[-2].sequence, events[-1].sequence
-    if before is not None and now is not None and now <= before:
-        message = f"{path} line {number} has {now} after {before}: the trace was reordered or joined from several"
+    before = latest.get(run_id)
+    if before is not None and now <= before:
+        message = (
+            f"{path} line {number} of run {run_id!r} has {now} after {before}: reordered, or one run is told twice"
+        )
         raise TraceError(message, field="event_sequence", clause=CLAUSE_ORDER)
+    latest[run_id] = now

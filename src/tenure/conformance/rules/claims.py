@@ -8,7 +8,7 @@ from types import MappingProxyType
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
 from tenure.conformance.finding import Finding, failed
-from tenure.conformance.ledger import ACCEPTANCES, ENDINGS, Ledger
+from tenure.conformance.ledger import ACCEPTANCES, AWAY_STATES, ENDINGS, Ledger
 from tenure.conformance.profiles import Profile
 from tenure.conformance.rules.base import kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
@@ -52,7 +52,11 @@ _MAY_FOLLOW: Mapping[tuple[str, EventType], str] = MappingProxyType(
 
 def _in_order(trace: Trace) -> Iterator[Finding]:
     states: dict[str, str] = {}
-    for event in trace:
+    for event, ledger in moments(trace):
+        if ledger.takes_over(event) and event.claim_id is not None:
+            states[event.claim_id] = _AWAY if event.text("claim_status") in AWAY_STATES else _LIVE
+            yield kept()
+            continue
         if event.kind is None or not event.kind.is_claim_event or event.claim_id is None:
             continue
         state = states.get(event.claim_id, _UNKNOWN)

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
 from tenure.conformance.finding import Finding, failed
+from tenure.conformance.ledger import AWAY_STATES
 from tenure.conformance.profiles import Profile
-from tenure.conformance.rules.base import Rule, kept, trace_rule
+from tenure.conformance.rules.base import Rule, kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
 
 _E = EventType
@@ -34,7 +35,9 @@ _OUTCOMES: Mapping[str, EventType] = MappingProxyType(
 
 def _generations(trace: Trace) -> Iterator[Finding]:
     current: dict[str, int] = {}
-    for event in trace:
+    for event, ledger in moments(trace):
+        if ledger.takes_over(event) and event.claim_id is not None:
+            current[event.claim_id] = event.count("offload_generation") or 0
         if event.claim_id is None or event.kind not in {_E.CLAIM_OFFLOADED, *_BEFORE}:
             continue
         known = current.get(event.claim_id, 0)
@@ -55,7 +58,9 @@ def _generations(trace: Trace) -> Iterator[Finding]:
 
 def _restoration_order(trace: Trace) -> Iterator[Finding]:
     last: dict[tuple[str, int | None], EventType] = {}
-    for event in trace:
+    for event, ledger in moments(trace):
+        if ledger.takes_over(event) and event.claim_id is not None and event.text("claim_status") in AWAY_STATES:
+            last[event.claim_id, event.count("offload_generation")] = _E.CLAIM_OFFLOADED
         if event.claim_id is None or event.kind is None or event.kind not in {_E.CLAIM_OFFLOADED, *_BEFORE}:
             continue
         key = (event.claim_id, event.count("offload_generation"))
