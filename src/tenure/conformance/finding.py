@@ -61,3 +61,8 @@ def failed(clause_id: str, *, what: str, why: str, at: tuple[int, ...] = ()) -> 
 def inconclusive(what: str) -> Finding:
     """The situation was not reached; `what` says what was missing."""
     return Finding(status=Status.INCONCLUSIVE, what=what)
+
+
+def in_one_line(error: Exception) -> str:
+    """The error's type and message, whatever line ends the message has."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
