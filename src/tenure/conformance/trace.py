@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from tenure.claims.aliases import in_present_words
 from tenure.claims.event_types import EventType, event_type_of
@@ -69,14 +70,80 @@ class TraceEvent:
 
     def brief(self) -> str:
         """The event in one line: its number, its name, and who it is about."""
-        who = " ".join(text for text in (self.claim_id, self.request_id and f"for {self.request_id}") if text)
         number = self.index if self.sequence is None else self.sequence
-        detail = "".join(
-            f" {short}={self.fields[field]}"
-            for field, short in (("logical_block_position", "position"), ("physical_block_id", "block"))
-            if self.fields.get(field) is not None
+        where = (("logical_block_position", "position"), ("physical_block_id", "block"))
+        return " ".join(
+            text
+            for text in (
+                f"#{number}",
+                self.name,
+                self.claim_id,
+                self.request_id and f"for {self.request_id}",
+                *self._details(where),
+            )
+            if text
         )
-        return f"#{number} {self.name} {who}{detail}".rstrip()
+
+    def told(self) -> str:
+        """`brief`, and what else a reader needs of it to follow a proof: terms, reasons, numbers of a conflict."""
+        more = () if self.kind is None else _TOLD.get(self.kind, ())
+        return " ".join((self.brief(), *self._details(more)))
+
+    def _details(self, fields: Iterable[tuple[str, str]]) -> Iterator[str]:
+        for field, short in fields:
+            value = self.fields.get(field)
+            if isinstance(value, list | tuple):
+                yield f"{short}={','.join(map(str, value)) or 'nobody'}"
+            elif value is not None:
+                yield f"{short}={value}"
+
+
+_TERMS = (("protection_mode", "mode"), ("footprint_blocks", "footprint"), ("resident_blocks_required", "required"))
+_RELEASE = (("release_reason", "because"),)
+_TIER = (("offload_generation", "generation"), ("restoration_source", "source"), ("outcome_type", "outcome"))
+_CONFLICT = (
+    ("arbiter_action", "action"),
+    ("active_live_blocks_required", "needs"),
+    ("capacity_shortfall_blocks", "shortfall"),
+    ("blocking_claim_ids", "blocking"),
+)
+#: What `TraceEvent.told` adds to the line of an event: field -> the short name that it is shown under.
+_TOLD: Mapping[EventType, tuple[tuple[str, str], ...]] = MappingProxyType(
+    {
+        EventType.CLAIM_SUBMITTED: (
+            ("requested_protection_mode", "mode"),
+            ("requested_footprint_blocks", "footprint"),
+            ("materialization_predicate", "predicate"),
+            ("duration_s", "duration_s"),
+            ("revision", "revision"),
+        ),
+        EventType.CLAIM_ACCEPTED: _TERMS,
+        EventType.CLAIM_CONDITIONALLY_ACCEPTED: _TERMS,
+        EventType.CLAIM_REJECTED: (("decision_reason", "because"),),
+        EventType.CLAIM_RENEWED: (("revision", "revision"), ("expires_at_s", "expires_at_s")),
+        EventType.CLAIM_DEMOTED: _RELEASE,
+        EventType.CLAIM_EXPIRED: _RELEASE,
+        EventType.CLAIM_RELEASED: _RELEASE,
+        EventType.CLAIM_HARMED: (("harm_cause", "because"),),
+        EventType.CLAIM_OFFLOADED: _TIER,
+        EventType.CLAIM_RESTORE_REQUIRED: _TIER,
+        EventType.CLAIM_RESTORED: _TIER,
+        EventType.CLAIM_REUSE_AFTER_RESTORE: _TIER,
+        EventType.CLAIM_RESTORATION_FAILED: (*_TIER, ("outcome_claim_id", "for_claim")),
+        EventType.REQUEST_ADMITTED: (
+            ("active_live_blocks_required", "needs"),
+            ("active_live_blocks_current", "holds"),
+            ("reused_blocks", "reused"),
+        ),
+        EventType.REQUEST_DEFERRED: _CONFLICT,
+        EventType.REQUEST_REFUSED: (*_CONFLICT, ("outcome_claim_id", "for_claim")),
+        EventType.ACTIVE_LIVE_BOUNDED: (
+            ("active_live_blocks_required", "needs"),
+            ("active_live_blocks_bounded", "bound"),
+        ),
+        EventType.VICTIM_SELECTED: (("is_protected_resident", "protected"), ("victim_reason", "reason")),
+    }
+)
 
 
 class Trace(Sequence[TraceEvent]):
@@ -129,9 +196,9 @@ def brief_lines(trace: Trace) -> tuple[str, ...]:
     for (kind, _, _), group in itertools.groupby(trace, key=lambda e: (e.kind, e.claim_id, e.request_id)):
         events = list(group)
         if kind not in _BLOCK_LINES or len(events) < 3:
-            lines += [event.brief() for event in events]
+            lines += [event.told() for event in events]
         else:
-            lines += [events[0].brief(), f"… {len(events) - 2} more of these …", events[-1].brief()]
+            lines += [events[0].told(), f"… {len(events) - 2} more of these …", events[-1].told()]
     return tuple(lines)
 
 

@@ -65,7 +65,7 @@ def _named_before(trace: Trace) -> Iterator[Finding]:
             else:
                 yield failed(
                     "TNR-EVT-007",
-                    what=f"Event {event.brief()} names claim {claim_id}, of which nothing was said before.",
+                    what=f"Event {event.brief()} names claim {claim_id}, which no event before it submits.",
                     why="A claim is named before what it accounts for; afterwards anything can be explained.",
                     at=(event.index,),
                 )

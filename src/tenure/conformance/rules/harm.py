@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
-from tenure.conformance.finding import Finding, failed
+from tenure.conformance.finding import Finding, failed, listed
 from tenure.conformance.ledger import LOSSES, PROTECTING_MODES, RELEASES, WAITING, ClaimView, evicted_block
 from tenure.conformance.profiles import Profile
-from tenure.conformance.rules.base import Rule, kept, moments, trace_rule
+from tenure.conformance.rules.base import Rule, about, kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
 
 _E = EventType
@@ -161,7 +161,7 @@ def _harm_held_before(trace: Trace) -> Iterator[Finding]:
                 what=f"Event {event.brief()} reports harm while {len(claim.blocks)} blocks of the claim are cached, "
                 f"with which {_predicate(claim)} does not hold, nor did it before.",
                 why="What never held cannot be broken.",
-                at=(event.index,),
+                at=_at(claim, event),
             )
         else:
             yield kept()
@@ -231,23 +231,29 @@ def _taken_from(claim: ClaimView, event: TraceEvent) -> int | None:
 
 
 def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
-    harmed_just_now: set[int] = set()
+    lost_just_now: dict[int, set[str]] = {}
     for event, ledger in moments(trace):
         claim, physical = ledger.view(event), evicted_block(event)
         if event.kind in LOSSES and claim is not None and claim.mode in PROTECTING_MODES and _on_device(claim):
             block = event.count("physical_block_id")
-            harmed_just_now |= {block} if block is not None else set()
+            if block is not None:
+                lost_just_now.setdefault(block, set()).add(claim.claim_id)
         if physical is None:
             continue
-        protected = physical in harmed_just_now or physical in ledger.protected_blocks()
-        harmed_just_now.discard(physical)
+        covering = lost_just_now.pop(physical, set()) | {
+            one.claim_id
+            for one in ledger.claims.values()
+            if _on_device(one) and one.mode in PROTECTING_MODES and one.positions_in(physical)
+        }
+        protected = bool(covering)
         if event.flag("is_protected_resident") is not protected:
             yield failed(
                 "TNR-EVT-009",
                 what=f"Event {event.brief()} has is_protected_resident {event.flag('is_protected_resident')}, and just "
-                f"before it the block {'was' if protected else 'was not'} covered by a live reserving claim.",
+                "before anything was said of its loss the block was covered by "
+                f"{f'{listed(sorted(covering))}, which stood' if protected else 'no live reserving claim'}.",
                 why="The flag tells how the block stood before anything was cleaned up for it.",
-                at=(event.index,),
+                at=about(ledger, covering, event),
             )
         else:
             yield kept()
@@ -379,7 +385,7 @@ RULES: tuple[TraceRule, ...] = tuple(
         title=title,
         clauses=(clause,),
         occasion=occasion,
-        about=_ABOUT[occasion],
+        kinds=_ABOUT[occasion],
         profile=profile,
     )
     for rule, check_id, title, clause, occasion, profile in _SPECS

@@ -70,8 +70,8 @@ def _restoration_order(trace: Trace) -> Iterator[Finding]:
         if needed is not None and found is not needed and not repeated and not again:
             yield failed(
                 "TNR-TIER-003",
-                what=f"Event {event.brief()} follows {'nothing' if found is None else found.value} in generation "
-                f"{key[1]}.",
+                what=f"Event {event.brief()} comes in offload generation {key[1]} after "
+                f"{'no event of that generation' if found is None else found.value}, where {needed.value} must come first.",
                 why="Within one generation the order is offloaded, restore required, restored, reused.",
                 at=(event.index,),
             )
@@ -88,8 +88,13 @@ def _restored_means_it(trace: Trace) -> Iterator[Finding]:
         if event.flag("restored_from_offload_tier") is not True or source == "recompute":
             yield failed(
                 "TNR-TIER-005",
-                what=f"Event {event.brief()} is called a restoration with source {source} and "
-                f"restored_from_offload_tier {event.flag('restored_from_offload_tier')}.",
+                what=f"Event {event.brief()} is called a restoration, and "
+                + (
+                    "does not say whether the rows came from the tier."
+                    if source is None and event.flag("restored_from_offload_tier") is None
+                    else f"says that the rows come from {source or 'elsewhere'} and restored_from_offload_tier is "
+                    f"{event.flag('restored_from_offload_tier')}."
+                ),
                 why="Recomputed rows are not reported as restored: that is the miss the claim was to prevent.",
                 at=(event.index,),
             )

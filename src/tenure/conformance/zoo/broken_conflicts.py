@@ -228,4 +228,4 @@ class HardTailGiver(ToyRuntime):
         hard = [c for c in self._claims.values() if self._protects(c) and c.ask.protection_mode == "hard_protected"]
         promised = {key for claim in hard for key in claim.keys[: claim.ask.required_blocks]}
         tails = {key for claim in hard for key in claim.keys} - promised
-        return super()._evictable(protected, keep) + super()._evictable(protected - tails, (*keep, *promised))
+        return super()._evictable(protected, keep) + super()._evictable(set(self._cached) - tails, keep)
