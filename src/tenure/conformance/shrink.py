@@ -108,8 +108,8 @@ class _Named:
 
 
 def _holders(event: TraceEvent, ledger: Ledger) -> list[str]:
-    """The claims whose block this event takes, as far as the trace tells."""
-    physical = evicted_block(event)
-    if physical is None:
+    """The claims whose rows are in the block that this event is about, as far as the trace tells."""
+    physical = event.count("physical_block_id")
+    if physical is None or event.kind is EventType.BLOCK_MATERIALIZED:
         return []
     return [c.claim_id for c in ledger.claims.values() if c.positions_in(physical) or physical in c.given_up]

@@ -216,9 +216,8 @@ def trace_reconstructs(bench: Bench) -> Judge:
         if claim is None or claim.state != "materialized" or seen != want:
             return failed(
                 "TNR-EVT-008",
-                what=f"The caller was told that {ACTIVE} was {want[0]} because of {listed(want[1])}, with {CLAIM} still "
-                f"standing; from the trace alone the request is {seen[0] or 'untold'} because of {listed(seen[1])}, and "
-                f"the claim {'untold' if claim is None else claim.state}.",
+                what=f"The caller was told that {ACTIVE} was {_ending(*want)}, and nobody that {CLAIM} had ended; from the "
+                f"trace alone the request is {_ending(*seen)}, and the claim is {'untold' if claim is None else claim.state}.",
                 why="The trace alone is enough to reconstruct the outcome of every claim and every request.",
                 at=proof(
                     trace, *trace.of(_E.REQUEST_ADMITTED, _E.REQUEST_REFUSED, request_id=ACTIVE), *harms_of(trace)
@@ -227,6 +226,11 @@ def trace_reconstructs(bench: Bench) -> Judge:
         return passed(f"The trace alone tells {seen[0]} because of {CLAIM}, as the caller was told.")
 
     return judge
+
+
+def _ending(outcome: str | None, blocking: tuple[str, ...]) -> str:
+    because = f" because of {listed(blocking)}" if blocking else " with no claim named" if outcome == "refused" else ""
+    return f"{outcome or 'untold'}{because}"
 
 
 def order_is_no_protection(bench: Bench) -> Judge:

@@ -132,7 +132,8 @@ def blocking_set_minimal(bench: Bench) -> Judge:
             return failed(
                 "TNR-ARB-004",
                 what=f"{_B}, {_C} and {CLAIM} hold {bench.blocks(20)}, {bench.blocks(10)} and {bench.blocks(30)} blocks, "
-                f"{bench.blocks(25)} are missing, so {CLAIM} alone is in the way; {listed(named or ())} is named.",
+                f"{bench.blocks(25)} are missing, so {CLAIM} alone is in the way; the event names "
+                f"{listed(named or ())} as blocking.",
                 why="A conflict names the smallest set of claims without which the request would fit.",
                 at=proof(trace, *(trace.first(*ACCEPTANCES, claim_id=name) for name in (_B, _C)), event),
             )

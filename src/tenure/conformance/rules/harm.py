@@ -187,8 +187,8 @@ def _harm_names_the_broken(trace: Trace) -> Iterator[Finding]:
         if told_a_block and not lost and claim.holds():
             yield failed(
                 "TNR-HRM-006",
-                what=f"Event {event.brief()} reports harm by a block that is none of the claim's, and "
-                f"{_predicate(claim)} still holds.",
+                what=f"Event {event.brief()} reports harm to {claim.claim_id} by the loss of a block that none of its rows are "
+                f"in, and its {_predicate(claim)} still holds.",
                 why="Harm names the claim whose predicate broke, and no other.",
                 at=_at(claim, event),
             )

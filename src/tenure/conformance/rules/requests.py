@@ -60,7 +60,9 @@ def _conflict_told(trace: Trace) -> Iterator[Finding]:
         if event.text("arbiter_action") is None:
             wrong.append("names no action of the contract")
         if told != wanted:
-            wrong.append(f"tells feasibility {told} with a shortfall of {shortfall_blocks} blocks, which is {wanted}")
+            wrong.append(
+                f"tells feasibility {told} with capacity_shortfall_blocks {shortfall_blocks}, which is {wanted}"
+            )
         if wrong:
             yield failed(
                 "TNR-ARB-001",
@@ -113,7 +115,9 @@ def _numbers_add_up(trace: Trace) -> Iterator[Finding]:
         at_most_known = all(part is not None for part in parts)
         wrong = ""
         if shortfall_blocks != max(0, together - usable):
-            wrong = f"a shortfall of {shortfall_blocks}, where {together} - {usable} is {together - usable}"
+            wrong = (
+                f"a shortfall of {shortfall_blocks}, where max(0, {together} - {usable}) is {max(0, together - usable)}"
+            )
         elif at_most_known and together > most:
             wrong = f"a part of each that makes at most {most}: {parts[0]} protected, {parts[1]} of others, {required} required"
         if wrong:
