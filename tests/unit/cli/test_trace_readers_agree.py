@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from claims_world import World, make_claim
-from tenure.claims.aliases import in_present_words
 from tenure.cli.main import build_app
 from tenure.errors import TraceError
 
@@ -127,18 +126,3 @@ def test_each_run_of_a_file_is_graded_by_itself_and_named_in_the_proof(tmp_path:
     result = CliRunner().invoke(build_app(), ["grade", "--trace", str(path)])
     assert result.exit_code == 1
     assert "from run t.jsonl, run tuesday" in result.output
-
-
-def test_older_words_are_read_in_nested_records_too_and_present_ones_are_left_alone() -> None:
-    told = {
-        "arbiter_action": "write_no_admit",
-        "protected_resident_claims": [{"claim_id": "a", "protection_mode": "reserve"}],
-        "decision_reason": "none",
-    }
-    assert in_present_words(told) == {
-        "arbiter_action": "serve_active_no_admit",
-        "protected_resident_claims": [{"claim_id": "a", "protection_mode": "hard_protected"}],
-        "decision_reason": "none",
-    }
-    present = {"protection_mode": "demotable", "arbiter_action": ["no", "word"]}
-    assert in_present_words(present) == present
