@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,16 +83,26 @@ def subject_named(name: str) -> SubjectFactory:
     module_name, colon, factory_name = BUILT_IN.get(name, name).partition(":")
     if not (module_name and colon and factory_name):
         raise UsageError(f"{name!r} is no subject; use micro, zoo:NAME, zoo:all, or module:factory")
+    if name not in BUILT_IN:
+        _look_in_current_folder()
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"{name!r}: module {module_name} cannot be imported: {error}") from error
+    except Exception as error:  # a module may raise anything while it is imported
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"{name!r}: module {module_name} cannot be imported: {told}") from error
     for part in factory_name.split("."):
         found = getattr(found, part, None)
     if not isinstance(found, Callable):  # type: ignore[arg-type]  # the abstract class is what is asked for
         raise UsageError(f"{name!r}: {module_name} has no callable {factory_name}")
     factory: SubjectFactory = found
     return factory
+
+
+def _look_in_current_folder() -> None:
+    """Find modules of the current folder whether this was started as `tenure` or as `python -m tenure`."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
 
 
 def _expectations(given: list[str]) -> dict[str, str]:
@@ -122,7 +133,7 @@ def _grade_zoo() -> int:
 
 
 def _show(verdict: Verdict) -> None:
-    from tenure.conformance.report.page import headline, witness_lines
+    from tenure.conformance.report.page import further_lines, headline, witness_lines
 
     for result in verdict.results:
         if result.status.value != "pass":
@@ -135,6 +146,8 @@ def _show(verdict: Verdict) -> None:
     for profile, outcome in verdict.outcomes.items():
         typer.echo(f"{profile.value:10} {outcome.value}")
     typer.echo(headline(verdict))
+    for line in further_lines(verdict):
+        typer.echo(line)
 
 
 def _write(verdict: Verdict, environment: dict[str, object], *, directory: Path | None, json_file: Path | None) -> None:

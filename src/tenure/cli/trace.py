@@ -35,6 +35,8 @@ def register(app: typer.Typer) -> None:
         else:
             for run in runs:
                 _tell(run, claim, request)
+                if claim is None and request is None:
+                    _tell_open(run)
         if any(run.violations for run in runs):
             raise typer.Exit(EXIT_BROKEN_ORDER)
 
@@ -76,6 +78,26 @@ def _tell(run: Reconstruction, claim: str | None, request: str | None) -> None:
         typer.echo(f"\nOUT OF ORDER at event {sequence} [{violation.clause}]: {violation.message}")
 
 
+def _left_open(run: Reconstruction) -> list[str]:
+    """Every claim and request that the run does not end, with how it stands there."""
+    from tenure.claims.lifecycle import RESPONSIBLE_STATES, RequestState
+    from tenure.claims.modes import ClaimState
+
+    open_claims = RESPONSIBLE_STATES | {ClaimState.SUBMITTED}
+    open_requests = {RequestState.WAITING, RequestState.DEFERRED, RequestState.RUNNING}
+    claims = [f"claim {name} ({c.state.value})" for name, c in run.claims.items() if c.state in open_claims and c.state]
+    requests = [
+        f"request {n} ({r.state.value})" for n, r in run.requests.items() if r.state in open_requests and r.state
+    ]
+    return claims + requests
+
+
+def _tell_open(run: Reconstruction) -> None:
+    left = _left_open(run)
+    if left:
+        typer.echo(f"\nleft open at its end: {', '.join(left)}; a trace that was cut off there reads the same")
+
+
 def _record(run: Reconstruction) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -84,6 +106,7 @@ def _record(run: Reconstruction) -> dict[str, Any]:
         record["claims"][claim_id] |= {"kept": claim.kept, "live": claim.live}
     for request_id, request in run.requests.items():
         record["requests"][request_id] |= {"served": request.served, "verdict": request.verdict}
+    record["left_open"] = _left_open(run)
     record["violations"] = [
         {"event_sequence": sequence, "clause": violation.clause, "message": violation.message}
         for sequence, violation in run.violations

@@ -6,6 +6,7 @@ and 70 active in 80 stay the same situation in a pool of 4,000.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 
@@ -65,9 +66,10 @@ class Bench:
             raise UsageError(f"usable_blocks: {self.usable_blocks} is too few to grade; 40 is the least")
 
     def close(self) -> None:
-        """Close every subject that was made."""
-        while self._subjects:
-            self._subjects.pop().close()
+        """Close every subject that was made, each once, and then raise what the first of them raised at that."""
+        with contextlib.ExitStack() as closing:
+            while self._subjects:
+                closing.callback(self._subjects.pop(0).close)
 
     # What the subject is --------------------------------------------------------------------------------------------
 

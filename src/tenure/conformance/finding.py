@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -61,3 +62,18 @@ def failed(clause_id: str, *, what: str, why: str, at: tuple[int, ...] = ()) -> 
 def inconclusive(what: str) -> Finding:
     """The situation was not reached; `what` says what was missing."""
     return Finding(status=Status.INCONCLUSIVE, what=what)
+
+
+def in_one_line(error: Exception) -> str:
+    """The error's type and message, whatever line ends the message has."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things in words that read: `no event`, `1 event`, `3 events`."""
+    return f"{'no' if number == 0 else number} {what}{'' if number in {0, 1} else 's'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names with commas between them, or `nobody`."""
+    return ", ".join(names) or "nobody"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge, TraceRule
-from tenure.conformance.finding import Finding, Status
+from tenure.conformance.finding import Finding, Status, in_one_line
 from tenure.conformance.litmus import LITMUS
 from tenure.conformance.profiles import Profile, profile_named
 from tenure.conformance.reconstruct import reconstruct
@@ -49,15 +50,11 @@ def grade(
         The verdict, with one result for each check of the profiles and of those that they contain.
 
     Raises:
-        UsageError: an unknown profile or check id, a reason that is empty, or a subject that declares no profile when
-            none was asked for.
+        UsageError: an unknown profile or check id, a reason that is empty, a factory that fails or makes no subject, or
+            a subject that declares no profile when none was asked for.
     """
     expected = _expectations(expected_failures)
-    subject = factory(Setup())
-    try:
-        has = subject.capabilities
-    finally:
-        subject.close()
+    has = _capabilities_of(factory)
     asked = _profiles(has.profiles if profiles is None else profiles)
     covered = profiles_covered(asked)
     examination = _Examination(factory, has, expected)
@@ -79,16 +76,47 @@ def grade_trace(
 ) -> Verdict:
     """Grade a recorded trace by the trace rules alone. It can break a profile and never keep one.
 
+    Each run in it is judged by itself, and a proof names the run that it is from.
+
     Args and errors as for `grade`; every profile, when None.
     """
     asked = _profiles(Profile if profiles is None else profiles)
     covered = profiles_covered(asked)
     examination = _Examination(None, None, _expectations(expected_failures))
-    examination.traces.append((name, trace))
+    runs = trace.runs()
+    for run_id, part in runs.items():
+        examination.traces.append((name if len(runs) == 1 else f"{name}, run {run_id}", part))
     for rule in TRACE_RULES:
         if rule.profile in covered:
             examination.read(rule, without_occasion=Status.INCONCLUSIVE)
-    return examination.verdict(None, name, asked)
+    left_open = [(run_id, reconstruct(part).left_open) for run_id, part in runs.items()]
+    return examination.verdict(
+        None,
+        name,
+        asked,
+        left_open=tuple(
+            f"{what}{'' if len(runs) == 1 else f' of run {run_id}'}" for run_id, a in left_open for what in a
+        ),
+    )
+
+
+def _capabilities_of(factory: SubjectFactory) -> Capabilities:
+    """What a first subject says of itself. Whatever goes wrong here is a factory that cannot be graded."""
+    try:
+        subject = factory(Setup())
+    except Exception as error:
+        raise UsageError(f"the factory failed for {Setup()}: {in_one_line(error)}") from error
+    try:
+        has = subject.capabilities
+        if not isinstance(has, Capabilities):
+            raise TypeError(f"its capabilities are of type {type(has).__name__}")
+    except Exception as error:
+        made = type(subject).__name__
+        raise UsageError(f"the factory made no subject but {made}: {in_one_line(error)}") from error
+    finally:
+        with contextlib.suppress(Exception):  # what cannot be closed is told by the first check
+            subject.close()
+    return has
 
 
 def _profiles(given: Iterable[Profile | str]) -> tuple[Profile, ...]:
@@ -127,14 +155,15 @@ class _Examination:
             return
         bench = Bench(self._factory)
         try:
-            judge = check.drive(bench)
-            traces = bench.traces()
-            finding = judge(traces[-1])
+            try:
+                judge = check.drive(bench)
+                traces = bench.traces()
+                finding = judge(traces[-1])
+            finally:
+                bench.close()
         except Exception as error:
             self._note(check, _result(check, Status.ERROR, f"{type(error).__name__}: {error}"))
             return
-        finally:
-            bench.close()
         self.traces += [(check.check_id, trace) for trace in traces]
         self._note(check, _judged(check, finding, judge, check.check_id, traces[-1]))
 
@@ -154,7 +183,9 @@ class _Examination:
         else:
             self._note(rule, _result(rule, Status.PASS, best.what))
 
-    def verdict(self, has: Capabilities | None, name: str, asked: tuple[Profile, ...]) -> Verdict:
+    def verdict(
+        self, has: Capabilities | None, name: str, asked: tuple[Profile, ...], *, left_open: tuple[str, ...] = ()
+    ) -> Verdict:
         """Everything so far as one value."""
         counts: Counter[str] = Counter()
         for _, trace in self.traces:
@@ -168,6 +199,7 @@ class _Examination:
             spec_edition=SPEC_EDITION,
             outcome_counts=dict(sorted(counts.items())),
             trace_events=sum(len(trace) for _, trace in self.traces),
+            left_open=left_open,
         )
 
     def _stopped(self, check: Check) -> CheckResult | None:

@@ -21,6 +21,8 @@ LOSSES = (EventType.CLAIM_HARMED, EventType.CLAIM_BLOCK_LOST, EventType.CLAIM_BL
 REQUEST_ENDS = (EventType.REQUEST_FINISHED, EventType.REQUEST_FAILED, EventType.REQUEST_REFUSED)
 #: Modes in which a victim may never break the predicate of an unreleased claim, reported or not.
 PROTECTING_MODES = frozenset({"hard_protected", "demotable", "offloadable", "expiring"})
+#: States of a recovered claim whose rows are in the slower tier.
+AWAY_STATES = frozenset({"offloaded", "restore_required"})
 #: Why a block was taken, when taking it evicted nothing.
 NOTHING_EVICTED = "free_uncached"
 
@@ -39,6 +41,8 @@ class ClaimView:
         untold: whether rows were cached already when it was accepted, so that some of its blocks may never be
             told; false again when a block line of its own follows the acceptance at once.
         ever_blocks: whether the trace ever told blocks of this claim. If not, its predicate cannot be judged.
+        given_up: physical block -> logical position, of blocks that the claim was said to lose while it stood, until
+            they hold other rows. A victim line that follows is still a line about this claim's block.
     """
 
     claim_id: str
@@ -56,6 +60,7 @@ class ClaimView:
     untold: bool = False
     ever_blocks: bool = False
     blocks: dict[int, int] = field(default_factory=dict)
+    given_up: dict[int, int] = field(default_factory=dict)
 
     @property
     def responsible(self) -> bool:
@@ -87,6 +92,7 @@ class Ledger:
 
     `uncertain` is true after a reset beside work in flight: which of its blocks are still cached is not told.
     `running` are the requests in flight: blocks that they use stay even when every claim on them ends.
+    A trace that begins with a restart may recover claims that an earlier trace accepted: from there they are accepted.
     A block line binds to the claim that it names, and to every claim on the prefix that it names, so that both ways of
     writing a shared block are understood.
     """
@@ -95,6 +101,7 @@ class Ledger:
         self.claims: dict[str, ClaimView] = {}
         self.running: set[str] = set()
         self.uncertain = False
+        self._begins_restarted = False
         self._prefixes: dict[str, dict[int, int]] = {}
         self._hashes: dict[int, str] = {}
         self._cached: set[int] = set()
@@ -106,6 +113,11 @@ class Ledger:
     def view(self, event: TraceEvent) -> ClaimView | None:
         """The claim that an event is about, if it names one that is known."""
         return None if event.claim_id is None else self.claims.get(event.claim_id)
+
+    def takes_over(self, event: TraceEvent) -> bool:
+        """Whether the event is the first word here of a claim that a run before this trace accepted."""
+        unknown = event.claim_id is not None and event.claim_id not in self.claims
+        return self._begins_restarted and unknown and event.kind is EventType.CLAIM_RECOVERED
 
     def protected_blocks(self, *, besides: frozenset[str] = frozenset()) -> set[int]:
         """Physical blocks that unreleased claims of a protecting mode hold; a shared block once."""
@@ -137,6 +149,10 @@ class Ledger:
 
     def apply(self, event: TraceEvent) -> None:
         """Take the event as true."""
+        if event.index == 0:
+            self._begins_restarted = event.kind is EventType.RUNTIME_RESTARTED
+        if self.takes_over(event) and event.claim_id is not None:
+            self._take_over(event, self.claim(event.claim_id))
         for claim in self.broken_by(event):
             claim.broken = event
         if event.kind is EventType.BLOCK_MATERIALIZED:
@@ -160,6 +176,7 @@ class Ledger:
         if physical is None or position is None:
             return
         self._cached.add(physical)
+        self._forget_given_up(physical)
         told_hash, known_hash = event.text("block_hash"), self._hashes.get(physical)
         if told_hash is not None:
             if known_hash not in (None, told_hash):
@@ -183,6 +200,7 @@ class Ledger:
             return
         self._hashes.pop(physical, None)
         self._cached.discard(physical)
+        self._forget_given_up(physical)
         for claim in self.claims.values():
             for position in claim.positions_in(physical):
                 del claim.blocks[position]
@@ -191,6 +209,10 @@ class Ledger:
                 for position in [p for p, block in positions.items() if block == physical]:
                     del positions[position]
 
+    def _forget_given_up(self, physical: int) -> None:
+        for claim in self.claims.values():
+            claim.given_up.pop(physical, None)
+
     def _forget_blocks(self) -> None:
         """After a restart or a reset nothing is known of the device until it is told again."""
         self._prefixes.clear()
@@ -198,6 +220,7 @@ class Ledger:
         self._cached.clear()
         for claim in self.claims.values():
             claim.blocks.clear()
+            claim.given_up.clear()
             claim.ever_blocks = False
 
     def _claim_event(self, event: TraceEvent, claim: ClaimView) -> None:
@@ -222,8 +245,17 @@ class Ledger:
             self._adopt_restored(event, claim)
         if kind in LOSSES:
             position = event.count("logical_block_position")
-            if position is not None:
-                claim.blocks.pop(position, None)
+            physical = None if position is None else claim.blocks.pop(position, None)
+            if kind is EventType.CLAIM_BLOCK_LOST and position is not None and physical is not None:
+                claim.given_up[physical] = position
+
+    @staticmethod
+    def _take_over(event: TraceEvent, claim: ClaimView) -> None:
+        """Of a claim from before this trace neither its predicate nor its blocks are known until they are told."""
+        _take_terms(event, claim)
+        claim.accepted, claim.untold = event, True
+        if event.text("claim_status") in AWAY_STATES:
+            claim.offloaded = event
 
     def _leave(self, claim: ClaimView) -> None:
         """The claim's blocks leave the device, those aside that another claim holds."""

@@ -23,7 +23,7 @@ from tenure.errors import UsageError
 class Profile(enum.StrEnum):
     """What a runtime can be graded as."""
 
-    OBSERVE = "observe"  #: tells the truth about what it does, and promises nothing
+    OBSERVE = "observe"  #: its trace is whole and its numbers are true; what becomes of claims is not asked yet
     SOFT = "soft"  #: a claim changes the order of victims, and nothing else
     LEASE = "lease"  #: claims are accepted, end by an event, and are lost only after it
     HARD = "hard"  #: an accepted claim stands against active work, and the conflict is told with names and numbers

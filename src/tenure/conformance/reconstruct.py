@@ -13,6 +13,7 @@ _E = EventType
 _CLAIM_STATE: Mapping[EventType, str] = MappingProxyType(
     {
         _E.CLAIM_SUBMITTED: "submitted",
+        _E.CLAIM_RECOVERED: "recovered",
         _E.CLAIM_ACCEPTED: "accepted",
         _E.CLAIM_CONDITIONALLY_ACCEPTED: "conditionally_accepted",
         _E.CLAIM_REJECTED: "refused",
@@ -27,6 +28,7 @@ _CLAIM_STATE: Mapping[EventType, str] = MappingProxyType(
 )
 _REQUEST_OUTCOME: Mapping[EventType, str] = MappingProxyType(
     {
+        _E.REQUEST_SUBMITTED: "waiting",
         _E.REQUEST_ADMITTED: "running",
         _E.REQUEST_DEFERRED: "deferred",
         _E.REQUEST_REFUSED: "refused",
@@ -35,6 +37,8 @@ _REQUEST_OUTCOME: Mapping[EventType, str] = MappingProxyType(
         _E.REQUEST_FAILED: "failed",
     }
 )
+_ENDED_CLAIM = frozenset({"refused", "demoted", "expired", "released", "harmed"})
+_ENDED_REQUEST = frozenset({"refused", "routed", "served", "failed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,15 @@ class Story:
 
     claims: Mapping[str, ClaimStory]
     requests: Mapping[str, RequestStory]
+
+    @property
+    def left_open(self) -> tuple[str, ...]:
+        """Every claim and request that the trace does not end, with how it stands there."""
+        claims = [(f"claim {name}", story.state) for name, story in self.claims.items()]
+        requests = [(f"request {name}", story.outcome) for name, story in self.requests.items()]
+        still = [one for one in claims if one[1] not in _ENDED_CLAIM]
+        still += [one for one in requests if one[1] not in _ENDED_REQUEST]
+        return tuple(f"{who} ({how})" for who, how in still)
 
     def outcome_counts(self) -> dict[str, int]:
         """How many claims and requests ended how: `claim harmed`, `request served after deferral`, …"""

@@ -10,7 +10,7 @@ from tenure.conformance.profiles import Profile, contained
 from tenure.conformance.rules import TRACE_RULES
 
 #: Goes up when a check is added, removed, or decides differently. A verdict says which one gave it.
-SUITE_VERSION = "2026.1.0"
+SUITE_VERSION = "2026.1.1"
 #: The edition of the contract that the checks are written against.
 SPEC_EDITION = "2026.1"
 

@@ -21,6 +21,16 @@ WHAT_A_PASS_DOES_NOT_PROVE = (
 #: Findings that leave a profile open: neither kept nor broken.
 _OPEN = frozenset({Status.NOT_EXPOSED, Status.BLOCKED, Status.INCONCLUSIVE, Status.ERROR})
 _BROKEN = frozenset({Status.FAIL, Status.XFAIL})
+_WORST_FIRST = (
+    Status.FAIL,
+    Status.ERROR,
+    Status.XPASS,
+    Status.BLOCKED,
+    Status.INCONCLUSIVE,
+    Status.NOT_EXPOSED,
+)
+#: The reason for an exit code names this many checks of a status, and counts the others.
+_NAMED_CHECKS = 3
 
 
 class ProfileOutcome(enum.StrEnum):
@@ -86,6 +96,7 @@ class Verdict:
         suite_version, spec_edition: of the suite and of the contract.
         outcome_counts: how many claims and requests ended how, in all traces together.
         trace_events: how many events were read.
+        left_open: claims and requests that a recorded trace does not end; empty for a graded runtime.
     """
 
     subject: Capabilities | None
@@ -96,6 +107,7 @@ class Verdict:
     spec_edition: str
     outcome_counts: Mapping[str, int]
     trace_events: int
+    left_open: tuple[str, ...] = ()
 
     def outcome(self, profile: Profile) -> ProfileOutcome:
         """Whether a profile is kept. A recorded trace can break one, and never keep one."""
@@ -145,9 +157,34 @@ class Verdict:
 
         For a recorded trace, which can keep nothing, 0 when it breaks no clause unexpectedly.
         """
+        return 1 if self._spoiling() else 0
+
+    @property
+    def exit_reason(self) -> str:
+        """Why the exit code is not 0, in one line that names the checks; empty when it is 0."""
+        told: list[str] = []
+        for status, results in self._spoiling().items():
+            if status is Status.XPASS:
+                told += [
+                    f"{result.check_id} passed although a failure of it was announced ({result.expected}): "
+                    "take the announcement back"
+                    for result in results
+                ]
+            else:
+                names = ", ".join(result.check_id for result in results[:_NAMED_CHECKS])
+                more = f" and {len(results) - _NAMED_CHECKS} more" if len(results) > _NAMED_CHECKS else ""
+                told.append(f"{status.value}: {names}{more}")
+        return "; ".join(told)
+
+    def _spoiling(self) -> dict[Status, list[CheckResult]]:
+        """The results that keep the exit code from being 0, worst status first."""
         asked = {one for profile in self.profiles for one in contained(profile)}
-        statuses = {result.status for result in self.results if result.profile in asked}
         bad = {Status.FAIL, Status.XPASS, Status.ERROR}
         if self.subject is not None:
             bad |= _OPEN
-        return 1 if statuses & bad else 0
+        found: dict[Status, list[CheckResult]] = {}
+        for status in _WORST_FIRST:
+            results = [r for r in self.results if r.status is status and status in bad and r.profile in asked]
+            if results:
+                found[status] = results
+        return found

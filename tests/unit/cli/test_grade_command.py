@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,9 @@ def test_a_recorded_trace_exits_with_0_or_1(tmp_path: Path) -> None:
         ("no-such-module:factory",),
         ("tenure.errors:nothing",),
         ("justaname",),
+        ("os:getcwd",),
+        ("json:dumps",),
+        ("builtins:str",),
         ("micro", "--profile", "harder"),
         ("micro", "--expect", "L1"),
         ("micro", "--expect", "L99=never heard of"),
@@ -95,3 +99,38 @@ def test_a_truncated_trace_names_its_line(tmp_path: Path) -> None:
 
 def test_micro_is_not_imported_before_it_is_asked_for() -> None:
     assert subject_named("zoo:wedge").__name__ == "Wedge"  # type: ignore[attr-defined]
+
+
+def test_a_module_in_the_current_folder_is_found_as_a_console_script_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engine_of_mine.py").write_text("from tenure.conformance.zoo.toy import ToyRuntime as factory\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    code, output, _ = run("engine_of_mine:factory", "--profile", "observe")
+    assert code == 0, output
+
+
+def test_a_module_that_breaks_while_it_is_imported_is_wrong_input_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_engine.py").write_text("raise RuntimeError('no driver\\nfound')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    _, _, error = run("broken_engine:factory")
+    assert isinstance(error, UsageError)
+    assert "RuntimeError: no driver found" in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_stale_announcement_says_that_it_is_the_reason_for_exit_code_1() -> None:
+    code, output, _ = run("micro", "--profile", "observe", "--expect", "L1=was broken once")
+    assert code == 1
+    assert "exit code 1: L1 passed although a failure of it was announced (was broken once)" in output
+
+
+def test_a_trace_that_ends_in_the_middle_says_what_it_leaves_open(tmp_path: Path) -> None:
+    code, output, _ = run("--trace", str(trace_file(tmp_path / "t.jsonl")))
+    assert code == 0
+    assert "left open at its end: request r (running)" in output
+    assert "cut off" in output

@@ -56,3 +56,17 @@ def test_wrong_input_is_one_line_and_exit_code_two(trace_file: Path, arguments: 
     done = tenure(*[str(trace_file) if argument == "FILE" else argument for argument in arguments])
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("tenure: ")
+
+
+def test_what_a_trace_leaves_open_is_told_at_its_end_and_in_the_json(trace_file: Path) -> None:
+    lines = trace_file.read_text().splitlines(keepends=True)
+    assert "left open" not in tenure("trace", str(trace_file)).stdout
+    cut = next(number for number, line in enumerate(lines) if "resident_claim_materialized" in line) + 1
+    started = json.loads(lines[0]) | {"event": "active_request_submitted", "request_id": "r", "claim_id": None}
+    asked = {name: started[name] for name in list(started)[:10]} | {"active_live_blocks_required": 1}
+    trace_file.write_text("".join(lines[:cut]) + json.dumps(asked | {"event_sequence": cut}) + "\n")
+    told = tenure("trace", str(trace_file)).stdout
+    assert "left open at its end: claim claim:a (materialized), request r (waiting)" in told
+    assert "cut off" in told
+    [run] = json.loads(tenure("trace", str(trace_file), "--json").stdout)
+    assert run["left_open"] == ["claim claim:a (materialized)", "request r (waiting)"]

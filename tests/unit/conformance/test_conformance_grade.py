@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from tenure.conformance import Profile, ProfileOutcome, Status, Verdict, grade, grade_trace
-from tenure.conformance.subject import Capabilities, ClaimAnswer, ClaimAsk, Feature, RequestAnswer, RequestAsk, Setup
+from tenure.conformance.subject import (
+    Capabilities,
+    ClaimAnswer,
+    ClaimAsk,
+    Feature,
+    RequestAnswer,
+    RequestAsk,
+    Setup,
+    Subject,
+    SubjectFactory,
+)
 from tenure.conformance.suite import all_checks
 from tenure.conformance.trace import trace_of
 from tenure.conformance.zoo import zoo_member
@@ -177,3 +187,88 @@ def test_one_refused_answer_is_not_taken_for_a_served_one() -> None:
 
     verdict = grade(Liar, profiles=["hard"])
     assert status(verdict, "C1") is Status.INCONCLUSIVE
+
+
+def test_an_exit_code_of_1_says_why_and_0_says_nothing() -> None:
+    stale = grade(ToyRuntime, profiles=["observe"], expected_failures={"L1": "was broken once"})
+    assert set(stale.outcomes.values()) == {ProfileOutcome.KEPT}
+    assert stale.exit_reason == (
+        "L1 passed although a failure of it was announced (was broken once): take the announcement back"
+    )
+    failing = grade(zoo_member("small-pool").factory, profiles=["observe"])
+    assert failing.exit_reason.startswith("fail: usable-blocks-true")
+    unseen = grade(NativeToy, profiles=["hard"])
+    assert unseen.exit_reason.startswith("not_exposed: claim-accepted, ")
+    assert grade(ToyRuntime, profiles=["observe"]).exit_reason == ""
+
+
+def raises(_: Setup) -> Subject:
+    raise RuntimeError("no device\nat all")
+
+
+def makes_a_number(_: Setup) -> Subject:
+    return 7  # type: ignore[return-value]
+
+
+def takes_nothing() -> Subject:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("factory", "told"),
+    [(raises, "RuntimeError: no device at all"), (makes_a_number, "int"), (takes_nothing, "TypeError")],
+)
+def test_a_factory_that_makes_no_subject_is_wrong_input_in_one_line(factory: SubjectFactory, told: str) -> None:
+    with pytest.raises(UsageError, match=told) as caught:
+        grade(factory, profiles=["observe"])
+    assert "factory" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_capabilities_that_raise_are_wrong_input_and_the_subject_is_closed() -> None:
+    class Shy(ToyRuntime):
+        closed = 0
+
+        @property
+        def capabilities(self) -> Capabilities:
+            raise KeyError("not yet\nknown")
+
+        def close(self) -> None:
+            Shy.closed += 1
+
+    with pytest.raises(UsageError, match="KeyError"):
+        grade(Shy, profiles=["observe"])
+    assert Shy.closed == 1
+
+
+def test_a_subject_that_cannot_be_closed_is_an_error_of_its_check_and_not_of_the_grade() -> None:
+    class Clings(ToyRuntime):
+        closes = 0
+
+        def close(self) -> None:
+            Clings.closes += 1
+            if Clings.closes == 2:
+                raise OSError("device busy")
+
+    verdict = grade(Clings, profiles=["observe"])
+    assert status(verdict, "request-served") is Status.ERROR
+
+
+def test_a_recorded_trace_says_what_it_leaves_open_and_a_graded_runtime_nothing() -> None:
+    subject = ToyRuntime(Setup())
+    ask = ClaimAsk(
+        claim_id="c",
+        owner_scope="o",
+        prefix_id="p",
+        content=(1, 2),
+        footprint_blocks=2,
+        protection_mode="hard_protected",
+        required_blocks=2,
+    )
+    subject.submit_claim(ask)
+    subject.start_request(RequestAsk(request_id="r", content=(1, 2, 3), live_blocks=3))
+    assert grade_trace(trace_of(subject.events())).left_open == ("claim c (materialized)", "request r (running)")
+    subject.finish_request("r")
+    subject.release_claim("c", owner_scope="o")
+    assert grade_trace(trace_of(subject.events())).left_open == ()
+    assert grade(ToyRuntime, profiles=["observe"]).left_open == ()

@@ -5,9 +5,18 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.ledger import ACCEPTANCES
-from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, SERVED, lost_blocks, served
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, listed, passed
+from tenure.conformance.ledger import ACCEPTANCES, WAITING
+from tenure.conformance.litmus.reading import (
+    ACTIVE,
+    CLAIM,
+    NOT_PARKED,
+    SERVED,
+    lost_blocks,
+    proof,
+    served,
+    taken_from,
+)
 from tenure.conformance.litmus.terms import HARD
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import ClaimAnswer, Feature
@@ -15,6 +24,7 @@ from tenure.conformance.trace import Trace
 
 _E = EventType
 _OTHER = "claim:b"
+_ANSWERS = (_E.REQUEST_ADMITTED, *WAITING)
 
 
 def request_served(bench: Bench) -> Judge:
@@ -29,6 +39,7 @@ def request_served(bench: Bench) -> Judge:
                 what=f"A request of {bench.blocks(10)} blocks in an empty pool of {bench.usable_blocks} was "
                 f"{answer.outcome}: {answer.reason}.",
                 why="When everything fits, the request is served.",
+                at=proof(trace, *trace.of(request_id=ACTIVE)[-1:], claim_id=None),
             )
         if not trace:
             return failed(
@@ -55,9 +66,11 @@ def usable_blocks_true(bench: Bench) -> Judge:
         if not served(exact) or served(over) or told:
             return failed(
                 "TNR-CAP-004",
-                what=f"usable_blocks is stated as {usable}; a request of {usable} was {exact.outcome}, one of "
-                f"{usable + 1} was {over.outcome}, and events tell {told or 'the same'}.",
-                why="usable_blocks is the number of blocks that can really be allocated.",
+                what=f"{usable} usable blocks are stated. In an empty pool a request of {usable} was {exact.outcome} and "
+                f"one of {usable + 1} was {over.outcome}; events tell {listed(told) if told else usable} usable blocks.",
+                why="usable_blocks is the number of blocks that can really be allocated: so many are served, one more is "
+                "not, and events tell the same number.",
+                at=proof(trace, *trace.of(*_ANSWERS, request_id=ACTIVE)[:1], claim_id=None),
             )
         return passed(f"{usable} blocks can be had, and no more.")
 
@@ -85,7 +98,7 @@ def claim_accepted(bench: Bench) -> Judge:
         if trace.first(*ACCEPTANCES, claim_id=CLAIM) is None:
             return failed(
                 "TNR-EVT-008",
-                what=f"The claim was answered {answer.decision}, and the trace has no acceptance.",
+                what=f"The caller was told that {CLAIM} was {answer.decision}, and no event of the trace accepts it.",
                 why="The trace alone is enough to reconstruct the outcome of every claim.",
             )
         return passed("It was accepted, and that was told.")
@@ -106,11 +119,11 @@ def materialization_told(bench: Bench) -> Judge:
         if materialized is None or materialized.index < accepted.index:
             return failed(
                 "TNR-MAT-003",
-                what="The content of an accepted claim was cached, and "
+                what=f"The content of {CLAIM} was cached after its acceptance, and "
                 + ("no event says" if materialized is None else f"{materialized.brief()} said before its acceptance")
                 + " that it is materialized.",
                 why="A claim is reported as materialized when its predicate becomes true after acceptance.",
-                at=tuple(event.index for event in (accepted, materialized) if event is not None),
+                at=proof(trace, materialized, *trace.of(_E.BLOCK_MATERIALIZED, claim_id=CLAIM)[-1:], request),
             )
         return passed("Its materialization was told after its acceptance.")
 
@@ -127,8 +140,8 @@ def over_budget_rejected(bench: Bench) -> Judge:
         if second.decision != REJECTED:
             return failed(
                 "TNR-ACC-004",
-                what=f"Claims of {bench.blocks(60)} and {bench.blocks(40)} blocks, all required, were both accepted "
-                f"in a pool of {bench.usable_blocks}.",
+                what=f"{CLAIM} on {bench.blocks(60)} and {_OTHER} on {bench.blocks(40)} blocks, all required, were both "
+                f"accepted in a pool of {bench.usable_blocks}.",
                 why="A claim is accepted only if all live reserving claims together still fit.",
                 at=tuple(event.index for event in trace.of(*ACCEPTANCES)),
             )
@@ -160,18 +173,20 @@ def partial_acceptance_told(bench: Bench) -> Judge:
         if told is not None and told > room:
             return failed(
                 "TNR-ACC-004",
-                what=f"{told} of {asked} blocks were accepted where {room} are left of {bench.usable_blocks}.",
+                what=f"{bench.blocks(60)} of {bench.usable_blocks} blocks were promised to {CLAIM}, and {told} of the "
+                f"{asked} that {_OTHER} asks for were accepted where {room} are left.",
                 why="A claim is accepted only if all live reserving claims together still fit.",
-                at=() if event is None else (event.index,),
+                at=proof(trace, event),
             )
         conditional = second.decision == "conditionally_accepted" and event is not None
         if not conditional or event is None or event.kind is not _E.CLAIM_CONDITIONALLY_ACCEPTED or granted != told:
             return failed(
                 "TNR-ACC-007",
-                what=f"{asked} blocks were asked for and {room} are left; the answer is {second.decision} of {granted},"
-                f" the trace tells {'nothing' if event is None else f'{event.name} of {told}'}.",
+                what=f"{_OTHER} asks for {asked} blocks and {room} are left beside {CLAIM}: the answer is "
+                f"{second.decision} of {granted}, the trace tells "
+                f"{'nothing' if event is None else f'{event.name} of {told}'}.",
                 why="A partial acceptance is conditional, and states what was granted.",
-                at=() if event is None else (event.index,),
+                at=proof(trace, event),
             )
         if told is None or told < needed:
             return failed(
@@ -198,10 +213,10 @@ def active_work_counts(bench: Bench) -> Judge:
         if answer.decision != REJECTED:
             return failed(
                 "TNR-ACC-004",
-                what=f"{bench.blocks(50)} blocks are live in a pool of {bench.usable_blocks}, and a claim on "
+                what=f"While {ACTIVE} held {bench.blocks(50)} of {bench.usable_blocks} blocks, {CLAIM} on "
                 f"{bench.blocks(40)} others, all required, was {answer.decision}.",
                 why="Active live blocks count when a claim is accepted.",
-                at=tuple(event.index for event in trace.of(*ACCEPTANCES, claim_id=CLAIM)),
+                at=proof(trace, *trace.of(*_ANSWERS, _E.REQUEST_FINISHED, request_id=ACTIVE)),
             )
         return passed(f"The claim was rejected: {answer.reason}.")
 
@@ -223,10 +238,11 @@ def feasible_coexists(bench: Bench) -> Judge:
         if not served(answer) or ended or lost:
             return failed(
                 "TNR-ARB-002",
-                what=f"{bench.blocks(30)} claimed and {bench.blocks(50)} active blocks fit {bench.usable_blocks}; the "
-                f"request was {answer.outcome}, {lost} claimed blocks are lost, {len(ended)} events end the claim.",
+                what=f"{bench.blocks(30)} blocks of {CLAIM} and {bench.blocks(50)} of {ACTIVE} fit "
+                f"{bench.usable_blocks}; the request was {answer.outcome}, {counted(lost or 0, 'claimed block')} went, "
+                f"and {counted(len(ended), 'event')} moved or ended the claim.",
                 why="When everything fits, the request is served and every claim is preserved.",
-                at=tuple(event.index for event in (*trace.of(_E.REQUEST_REFUSED), *ended)),
+                at=proof(trace, *trace.of(*_ANSWERS, request_id=ACTIVE)[:1], taken_from(trace, ACTIVE), *ended),
             )
         return passed("The request was served and the claim preserved.")
 
@@ -257,13 +273,13 @@ def wrong_asks_rejected(bench: Bench) -> Judge:
     }
 
     def judge(trace: Trace) -> Finding:
-        for ask, (clause, answer) in wrong.items():
+        for number, (ask, (clause, answer)) in enumerate(wrong.items(), start=1):
             if answer.decision != REJECTED:
                 return failed(
                     clause,
-                    what=f"A claim with {ask} was {answer.decision}.",
+                    what=f"claim:w{number}, with {ask}, was {answer.decision}.",
                     why="A malformed claim is refused with the name of the field, and changes nothing.",
-                    at=tuple(event.index for event in trace.of(*ACCEPTANCES)),
+                    at=proof(trace, claim_id=f"claim:w{number}"),
                 )
         accepted = trace.of(*ACCEPTANCES)
         if accepted:

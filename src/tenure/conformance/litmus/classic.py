@@ -5,7 +5,7 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, listed, passed
 from tenure.conformance.litmus.reading import (
     ACTIVE,
     CLAIM,
@@ -13,7 +13,9 @@ from tenure.conformance.litmus.reading import (
     REFUSED,
     harms_of,
     lost_blocks,
+    proof,
     served,
+    taken_from,
     victims_of,
 )
 from tenure.conformance.litmus.terms import HARD, REFUSE
@@ -66,10 +68,10 @@ def no_admit_is_no_protection(bench: Bench) -> Judge:
         if kept or len(denied) != 1:
             return failed(
                 "TNR-ARB-006",
-                what=f"A later request finds {kept} blocks of a request that asked for none to be kept, and "
-                f"{len(denied)} events say that its reuse was denied.",
+                what=f"{ACTIVE} asked for none of its blocks to be kept; {counted(len(denied), 'event')} denied their "
+                f"reuse, and a later request found {counted(kept or 0, 'block')} of them.",
                 why="Denied reuse is told once and kept, and it protects no resident.",
-                at=tuple(event.index for event in denied),
+                at=proof(trace, *denied, *trace.of(_E.BLOCK_MATERIALIZED, request_id=ACTIVE)[:1], claim_id=None),
             )
         claims = trace.of(_E.CLAIM_ACCEPTED, _E.REQUEST_REFUSED)
         if claims:
@@ -106,35 +108,38 @@ def hard_conflict_is_explicit(bench: Bench) -> Judge:
             return inconclusive(NOT_PARKED)
         refusal = trace.first(_E.REQUEST_REFUSED, request_id=ACTIVE)
         if served(active) or lost:
-            at = tuple(event.index for event in victims_of(trace, ACTIVE)[:1])
+            taken = taken_from(trace, ACTIVE)
             return failed(
                 "TNR-ARB-003",
-                what=f"With {bench.blocks(60)} blocks hard-claimed and {required} active in {usable}, the active "
-                f"request was {active.outcome} and {lost} of the claimed blocks are gone.",
+                what=f"{CLAIM} was accepted as hard_protected on {bench.blocks(60)} blocks, and {ACTIVE} asks for "
+                f"{required} of {usable}: it was {active.outcome}, and a later request misses {lost} of the claimed "
+                f"blocks{f', the first of them taken by {taken.brief()}' if taken is not None else ''}.",
                 why="No block of a live hard claim is taken without an event that ends or moves the claim first.",
-                at=at,
+                at=proof(trace, taken, *trace.of(_E.REQUEST_ADMITTED, request_id=ACTIVE)),
             )
         if refusal is None or active.outcome is not REFUSED:
             return failed(
                 "TNR-ARB-001",
-                what=f"The active request was {active.outcome}; {'no' if refusal is None else 'a'} refusal is told.",
+                what=f"{bench.blocks(60)} blocks of {CLAIM} and {required} of {ACTIVE} do not fit {usable}; the caller was "
+                f"told that the request was {active.outcome}, and {'no' if refusal is None else 'an'} event refuses it.",
                 why="What does not fit is answered by an action of the contract, and reported with the conflict.",
+                at=proof(trace, refusal, *trace.of(request_id=ACTIVE)[-1:]),
             )
         named = refusal.names("blocking_claim_ids")
         if named != (CLAIM,):
             return failed(
                 "TNR-ARB-004",
-                what=f"The refusal names {list(named or ())} as blocking, and only {CLAIM} is in the way.",
+                what=f"Event {refusal.brief()} names {listed(named or ())} as blocking, and only {CLAIM} is in the way.",
                 why="A refusal because of claims names the smallest set of claims without which it would fit.",
-                at=(refusal.index,),
+                at=proof(trace, refusal),
             )
         if refusal.count("capacity_shortfall_blocks") != shortfall:
             return failed(
                 "TNR-ARB-005",
-                what=f"The refusal tells a shortfall of {refusal.fields.get('capacity_shortfall_blocks')} blocks; "
-                f"{bench.blocks(60)} + {required} - {usable} is {shortfall}.",
+                what=f"Event {refusal.brief()} tells a shortfall of {refusal.fields.get('capacity_shortfall_blocks')} "
+                f"blocks; {bench.blocks(60)} of {CLAIM} + {required} of {ACTIVE} - {usable} usable is {shortfall}.",
                 why="The shortfall is protected plus active blocks minus the usable ones.",
-                at=(refusal.index,),
+                at=proof(trace, refusal),
             )
         return passed(f"Refused with shortfall {shortfall}, {CLAIM} named, no claimed block taken.")
 
@@ -145,22 +150,29 @@ def _release_before_loss(bench: Bench, release: EventType, active: RequestAnswer
     def judge(trace: Trace) -> Finding:
         events = trace.of(release, claim_id=CLAIM)
         harms = harms_of(trace, CLAIM)
-        losses = [*trace.of(_E.CLAIM_BLOCK_LOST_AFTER_RELEASE, claim_id=CLAIM), *victims_of(trace, ACTIVE)]
+        told = trace.of(_E.CLAIM_BLOCK_LOST, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE, claim_id=CLAIM)
+        taken = taken_from(trace, ACTIVE)
+        losses = [*told, *(() if taken is None else (taken,))]
         if harms:
             return failed(
                 "TNR-HRM-004",
-                what=f"Event {harms[0].brief()} reports harm, and {len(events)} {release.value} events were written.",
-                why="A claim whose release comes first is not harmed by the losses that follow.",
-                at=(harms[0].index,),
+                what=f"Event {harms[0].brief()} reports harm to a claim that was to give way by a release, and "
+                + (
+                    f"{events[0].brief()} had released it."
+                    if events and events[0].index < harms[0].index
+                    else f"no {release.value} came before it."
+                ),
+                why="A claim gives way by a release that comes before its losses, and is then not harmed by them.",
+                at=proof(trace, *events[:1], harms[0]),
             )
-        first = min((event.index for event in losses), default=None)
-        if first is not None and (not events or events[0].index > first):
+        first = min(losses, key=lambda event: event.index, default=None)
+        if first is not None and (not events or events[0].index > first.index):
             return failed(
                 "TNR-HRM-004",
-                what=f"The first loss of the claim's blocks is event {first}, and {release.value} comes "
-                f"{'never' if not events else f'after it, as {events[0].brief()}'}.",
+                what=f"Event {first.brief()} is the first loss of a block of {CLAIM}, and "
+                + (f"only then {events[0].brief()} releases the claim." if events else f"no {release.value} is told."),
                 why="A release comes before every loss that it excuses.",
-                at=(first, *(event.index for event in events[:1])),
+                at=proof(trace, first, *events[:1]),
             )
         if len(events) != 1 or not served(active) or not (losses or lost):
             return inconclusive(
@@ -204,14 +216,21 @@ def trace_reconstructs(bench: Bench) -> Judge:
         if claim is None or claim.state != "materialized" or seen != want:
             return failed(
                 "TNR-EVT-008",
-                what=f"From the trace alone the active request is {seen[0]} because of {list(seen[1])} and the claim "
-                f"{None if claim is None else claim.state}; the caller was told {want[0]} because of {list(want[1])}.",
+                what=f"The caller was told that {ACTIVE} was {_ending(*want)}, and nobody that {CLAIM} had ended; from the "
+                f"trace alone the request is {_ending(*seen)}, and the claim is {'untold' if claim is None else claim.state}.",
                 why="The trace alone is enough to reconstruct the outcome of every claim and every request.",
-                at=tuple(event.index for event in trace.of(_E.REQUEST_REFUSED)),
+                at=proof(
+                    trace, *trace.of(_E.REQUEST_ADMITTED, _E.REQUEST_REFUSED, request_id=ACTIVE), *harms_of(trace)
+                ),
             )
         return passed(f"The trace alone tells {seen[0]} because of {CLAIM}, as the caller was told.")
 
     return judge
+
+
+def _ending(outcome: str | None, blocking: tuple[str, ...]) -> str:
+    because = f" because of {listed(blocking)}" if blocking else " with no claim named" if outcome == "refused" else ""
+    return f"{outcome or 'untold'}{because}"
 
 
 def order_is_no_protection(bench: Bench) -> Judge:
@@ -222,15 +241,20 @@ def order_is_no_protection(bench: Bench) -> Judge:
     def judge(trace: Trace) -> Finding:
         if kept_by_order is None or kept_under_all is None:
             return inconclusive("The resident could not be claimed, or the subject cannot tell what it still has.")
-        harms = harms_of(trace, CLAIM)
+        harms, taken = harms_of(trace, CLAIM), taken_from(trace, ACTIVE)
         if not kept_under_all:
             return failed(
                 "TNR-ACC-008",
-                what="A claim accepted as hard_protected "
-                + ("survives while other blocks can be taken, and is taken" if kept_by_order else "is taken")
-                + f" when they cannot{f', which {harms[0].brief()} admits' if harms else ''}.",
+                what=f"{CLAIM} was accepted as hard_protected. "
+                + (
+                    "It survives a request that other blocks can make room for, but"
+                    if kept_by_order
+                    else "It loses blocks to a request that other blocks could make room for, and"
+                )
+                + " once no other block is left its own are taken"
+                + (f", as {taken.brief()} shows." if taken is not None else "."),
                 why="A hard claim is not kept by an order of victims only: an order runs out.",
-                at=tuple(event.index for event in (*trace.of(_E.CLAIM_ACCEPTED), *harms[:1])),
+                at=proof(trace, taken, *harms[:1]),
             )
         return passed("It stands when other blocks can be taken, and when none can.")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.ledger import WAITING
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, listed, passed
+from tenure.conformance.ledger import ACCEPTANCES, ENDINGS, WAITING
 from tenure.conformance.litmus.reading import (
     ACTIVE,
     CLAIM,
@@ -16,7 +16,10 @@ from tenure.conformance.litmus.reading import (
     RUNNING,
     SERVED,
     lost_blocks,
+    proof,
     served,
+    taken_from,
+    victims_of,
 )
 from tenure.conformance.litmus.terms import (
     HOLD,
@@ -50,16 +53,28 @@ def progress_under_full_protection(bench: Bench) -> Judge:
         if first.outcome not in {REFUSED, DEFERRED} or not answers:
             return failed(
                 "TNR-PRG-001",
-                what=f"Hard claims fill {bench.usable_blocks} blocks; a request of one block was {first.outcome}, with "
-                f"{len(answers)} events that refuse or defer it.",
-                why="A request is answered by an action of the contract also when hard claims fill the pool.",
+                what=f"{CLAIM} and {_B} hard-protect all {bench.usable_blocks} blocks; one-block, which needs one more, was "
+                f"{first.outcome}, and {counted(len(answers), 'event')} refused or deferred it.",
+                why="A request is answered by a refusal or deferral that is told, also when hard claims fill the pool.",
+                at=proof(
+                    trace,
+                    trace.first(*ACCEPTANCES, claim_id=_B),
+                    taken_from(trace, "one-block", claim_id=CLAIM) or taken_from(trace, "one-block", claim_id=_B),
+                    *trace.of(_E.REQUEST_ADMITTED, request_id="one-block"),
+                    *answers,
+                ),
             )
         if second.outcome is not SERVED:
             return failed(
                 "TNR-PRG-002",
-                what=f"Half of the pool was released, and a request of one block is {second.outcome}.",
+                what=f"{_B} was released, which is half of the pool, and after it one-block-again, which needs one block, "
+                f"is {second.outcome}.",
                 why="A request that fits is served once the claims in its way have ended.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_RELEASED, *WAITING)),
+                at=proof(
+                    trace,
+                    trace.first(_E.CLAIM_RELEASED, claim_id=_B),
+                    *trace.of(*WAITING, request_id="one-block-again"),
+                ),
             )
         return passed(f"It was {first.outcome}, and served once a claim was released.")
 
@@ -81,11 +96,11 @@ def own_claim_blocks_nobody(bench: Bench) -> Judge:
             blamed = any(CLAIM in (event.names("blocking_claim_ids") or ()) for event in waiting)
             return failed(
                 "TNR-ARB-009" if blamed else "TNR-CAP-006",
-                what=f"A request that reuses {len(content)} claimed blocks and needs {bench.blocks(15)} more was "
-                f"{answer.outcome} in a pool of {bench.usable_blocks}.",
+                what=f"{ACTIVE} reuses the {len(content)} blocks of {CLAIM} and needs {bench.blocks(15)} more, which fits "
+                f"{bench.usable_blocks}, and was {answer.outcome}.",
                 why="A block that a claim protects and a request uses is counted once, so a claim never blocks its "
                 "own reuse.",
-                at=tuple(event.index for event in waiting),
+                at=proof(trace, *waiting),
             )
         return passed(f"It was served, and found {answer.reused_blocks} blocks.")
 
@@ -94,6 +109,10 @@ def own_claim_blocks_nobody(bench: Bench) -> Judge:
 
 def _waiting(trace: Trace) -> TraceEvent | None:
     return trace.first(*WAITING, request_id=ACTIVE)
+
+
+def _held_by_other(trace: Trace) -> list[TraceEvent]:
+    return trace.of(_E.REQUEST_ADMITTED, request_id="other-request")
 
 
 def blocking_set_minimal(bench: Bench) -> Judge:
@@ -112,10 +131,11 @@ def blocking_set_minimal(bench: Bench) -> Judge:
         if named != (CLAIM,):
             return failed(
                 "TNR-ARB-004",
-                what=f"Claims hold {bench.blocks(20)}, {bench.blocks(10)} and {bench.blocks(30)} blocks, "
-                f"{bench.blocks(25)} are missing, and {list(named or ())} are named as blocking.",
+                what=f"{_B}, {_C} and {CLAIM} hold {bench.blocks(20)}, {bench.blocks(10)} and {bench.blocks(30)} blocks, "
+                f"{bench.blocks(25)} are missing, so {CLAIM} alone is in the way; the event names "
+                f"{listed(named or ())} as blocking.",
                 why="A conflict names the smallest set of claims without which the request would fit.",
-                at=(event.index,),
+                at=proof(trace, *(trace.first(*ACCEPTANCES, claim_id=name) for name in (_B, _C)), event),
             )
         return passed("Only the claim that is in the way alone was named.")
 
@@ -138,10 +158,10 @@ def nobody_blamed_for_other_work(bench: Bench) -> Judge:
         if named:
             return failed(
                 "TNR-ARB-004",
-                what=f"{bench.blocks(60)} blocks are live and {bench.blocks(5)} claimed; {bench.blocks(30)} do not fit "
-                f"even without the claim, and {list(named)} is named as blocking.",
+                what=f"other-request holds {bench.blocks(60)} blocks and {CLAIM} {bench.blocks(5)}; {bench.blocks(30)} more "
+                f"do not fit {bench.usable_blocks} even without the claim, and {listed(named)} is named as blocking.",
                 why="A conflict names no claim when claims are not the cause.",
-                at=(event.index,),
+                at=proof(trace, *_held_by_other(trace), event),
             )
         return passed("No claim was named.")
 
@@ -165,10 +185,10 @@ def shortfall_counts_other_work(bench: Bench) -> Judge:
         if told != missing:
             return failed(
                 "TNR-ARB-005",
-                what=f"{bench.blocks(40)} protected, {bench.blocks(30)} live and {bench.blocks(20)} asked for in "
-                f"{bench.usable_blocks}: {missing} are missing, and the event tells {told}.",
+                what=f"{CLAIM} protects {bench.blocks(40)} blocks, other-request holds {bench.blocks(30)} and {ACTIVE} asks "
+                f"for {bench.blocks(20)} of {bench.usable_blocks}: {missing} are missing, and the event tells {told}.",
                 why="The shortfall counts all active blocks, those of other requests included.",
-                at=(event.index,),
+                at=proof(trace, *_held_by_other(trace), event),
             )
         return passed(f"The shortfall of {missing} was told.")
 
@@ -193,11 +213,11 @@ def chunks_bound_nothing(bench: Bench) -> Judge:
         if served(answer) or lost or admitted:
             return failed(
                 "TNR-CAP-001",
-                what=f"{bench.blocks(60)} protected and {len(content)} active blocks in chunks {chunks} do not fit "
-                f"{bench.usable_blocks}; the request was admitted {len(admitted)} times, then {answer.outcome}, and "
-                f"{lost} protected blocks are gone.",
+                what=f"{bench.blocks(60)} blocks of {CLAIM} and {len(content)} of {ACTIVE}, in chunks of "
+                f"{listed(map(str, chunks))}, do not fit {bench.usable_blocks}; {counted(len(admitted), 'event')} admitted "
+                f"the request, it was {answer.outcome}, and {counted(lost or 0, 'protected block')} went.",
                 why="Feasibility counts active blocks at their peak, which chunks do not lower under full attention.",
-                at=tuple(event.index for event in admitted),
+                at=proof(trace, *admitted[:1]),
             )
         return passed(f"It was {answer.outcome} before its first chunk.")
 
@@ -213,17 +233,52 @@ def claims_stay_accepted(bench: Bench) -> Judge:
     refusals = [bench.serve(bench.content(70)).outcome for _ in range(3)]
     found = bench.reused(content)
 
-    def judge(_: Trace) -> Finding:
+    def judge(trace: Trace) -> Finding:
         if first.decision == REJECTED or REFUSED not in refusals:
-            return inconclusive(f"The claim was {first.decision}, the requests {refusals}.")
+            return inconclusive(f"The claim was {first.decision}, the requests {listed(refusals)}.")
         if found != len(content) or set(refusals) != {REFUSED}:
             return failed(
                 "TNR-ARB-008",
-                what=f"Three requests that do not fit were {[str(o) for o in refusals]}, and {found} of the "
-                f"{len(content)} claimed blocks are left.",
-                why="A refused request takes no block, however often it is asked.",
+                what=f"Three requests that do not fit beside {CLAIM} were {listed(refusals)}; a later request for the claimed "
+                + (
+                    f"content finds {found} of its {len(content)} blocks."
+                    if found is not None
+                    else "content is not served."
+                ),
+                why="Refusals take no block, so the claim and its reuse are as they were, however often it is asked.",
+                at=proof(trace, *trace.of(_E.REQUEST_REFUSED)),
             )
         return passed("Three refusals took nothing.")
+
+    return judge
+
+
+def tail_stands_too(bench: Bench) -> Judge:
+    """60 hard-claimed, of which 50 are required, and 25 active in 80: the blocks beyond the predicate are no reserve."""
+    bench.begin(conflict_actions=("refuse_active",))
+    resident = bench.content(60)
+    parked = bench.park(resident, claim_id=CLAIM, required=bench.blocks(50))
+    answer = bench.serve(bench.content(25), request_id=ACTIVE)
+    lost = lost_blocks(bench, resident)
+
+    def judge(trace: Trace) -> Finding:
+        accepted = trace.first(*ACCEPTANCES, claim_id=CLAIM)
+        granted = None if accepted is None else accepted.count("footprint_blocks")
+        if not parked or granted != len(resident):
+            return inconclusive(f"No hard claim on {len(resident)} blocks was accepted whole and cached.")
+        taken = trace.of(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM, request_id=ACTIVE) or victims_of(trace, ACTIVE)
+        ended = trace.first(*ENDINGS, _E.CLAIM_OFFLOADED, claim_id=CLAIM)
+        if ended is None and (served(answer) or lost):
+            return failed(
+                "TNR-ARB-003",
+                what=f"{CLAIM} is hard_protected on {len(resident)} blocks, {bench.blocks(50)} of them required, and "
+                f"{ACTIVE} asks for {bench.blocks(25)} of {bench.usable_blocks}: it was {answer.outcome}, a later request "
+                f"misses {lost} of the claimed blocks, and no event ends or moves the claim.",
+                why="A hard claim protects its whole footprint: what it covers beyond its predicate is taken only after "
+                "an event that ends or moves the claim.",
+                at=proof(trace, *taken[:1], *trace.of(_E.REQUEST_ADMITTED, request_id=ACTIVE)),
+            )
+        return passed(f"The request was {answer.outcome}, and the claim kept all {len(resident)} blocks.")
 
     return judge
 
@@ -235,6 +290,13 @@ CHECKS: tuple[Check, ...] = (
         ("TNR-PRG-001", "TNR-PRG-002"),
         progress_under_full_protection,
         features=RELEASE,
+    ),
+    hard(
+        "hard-tail-stands",
+        "A hard claim protects what it covers beyond its predicate",
+        ("TNR-ARB-003",),
+        tail_stands_too,
+        features=frozenset({Feature.REUSED_BLOCKS}),
     ),
     hard(
         "own-claim-blocks-nobody",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.ledger import WAITING
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, listed, passed
+from tenure.conformance.ledger import ACCEPTANCES, WAITING
 from tenure.conformance.litmus.reading import (
     ACTIVE,
     CLAIM,
@@ -14,7 +14,9 @@ from tenure.conformance.litmus.reading import (
     NOT_PARKED,
     SERVED,
     lost_blocks,
+    proof,
     served,
+    taken_from,
 )
 from tenure.conformance.litmus.terms import (
     DEFER,
@@ -48,10 +50,10 @@ def demotes_the_fewest(bench: Bench) -> Judge:
         if len(demoted) > 1:
             return failed(
                 "TNR-ARB-007",
-                what=f"{bench.blocks(10)} blocks were missing and each claim holds {bench.blocks(20)}; {len(demoted)} "
-                "claims were demoted.",
+                what=f"{ACTIVE} lacks {bench.blocks(10)} blocks and each of three claims holds {bench.blocks(20)}, so one "
+                f"makes room; {listed(sorted(str(event.claim_id) for event in demoted))} were demoted.",
                 why="Demotion under pressure ends no more claims than are needed to make room.",
-                at=tuple(event.index for event in demoted),
+                at=proof(trace, *demoted, *trace.of(_E.REQUEST_ADMITTED, request_id=ACTIVE)),
             )
         return passed("One claim was demoted.")
 
@@ -72,9 +74,15 @@ def no_demotion_in_vain(bench: Bench) -> Judge:
         if demoted and not served(answer):
             return failed(
                 "TNR-ARB-007",
-                what=f"{demoted[0].brief()}, and the request for which it gave way was {answer.outcome}.",
+                what=f"Event {demoted[0].brief()} ends a claim of {bench.blocks(20)} blocks for {ACTIVE}, which needs "
+                f"{bench.blocks(60)} beside the {bench.blocks(50)} of {_B}, cannot fit so, and was {answer.outcome}.",
                 why="No claim is demoted when that would not make room.",
-                at=(demoted[0].index, *(event.index for event in trace.of(*WAITING, request_id=ACTIVE))),
+                at=proof(
+                    trace,
+                    trace.first(*ACCEPTANCES, claim_id=_B),
+                    demoted[0],
+                    *trace.of(*WAITING, request_id=ACTIVE),
+                ),
             )
         if served(answer):
             return inconclusive("The request was served, so it was not beyond what demotion frees.")
@@ -95,9 +103,10 @@ def refusal_is_the_last_resort(bench: Bench) -> Judge:
         if not served(answer):
             return failed(
                 "TNR-PRG-003",
-                what=f"Demoting {CLAIM} was allowed and would have made room; the request was {answer.outcome}.",
+                what=f"{CLAIM} was accepted as demotable on {bench.blocks(60)} blocks; demoting it was allowed and would have "
+                f"made room for the {bench.blocks(70)} of {ACTIVE}, which was {answer.outcome}.",
                 why="A request is refused only if no action that the policy allows would serve it.",
-                at=tuple(event.index for event in trace.of(*WAITING, request_id=ACTIVE)),
+                at=proof(trace, *trace.of(*WAITING, request_id=ACTIVE)),
             )
         return passed("The claim was demoted and the request served.")
 
@@ -122,9 +131,10 @@ def deferral_ends(bench: Bench) -> Judge:
         if trace.first(_E.REQUEST_REFUSED, _E.REQUEST_ROUTED, request_id=ACTIVE) is None or last is DEFERRED:
             return failed(
                 "TNR-ARB-010",
-                what=f"The bound was 30 s; 31 s after its deferral the request is {last} and no refusal was told.",
+                what=f"{ACTIVE} may be deferred for 30 s; 31 s after its deferral it is {last}, and no event admits, refuses "
+                "or routes it.",
                 why="A deferred request is admitted, refused or routed after a stated bound at the latest.",
-                at=tuple(event.index for event in trace.of(_E.REQUEST_DEFERRED, request_id=ACTIVE)),
+                at=proof(trace, *trace.of(_E.REQUEST_DEFERRED, request_id=ACTIVE)),
             )
         return passed("It was refused when its bound had passed.")
 
@@ -145,16 +155,17 @@ def deferred_then_served(bench: Bench) -> Judge:
         if last is not SERVED:
             return failed(
                 "TNR-PRG-002",
-                what=f"The claim in its way was released, and the deferred request is {last}.",
+                what=f"{CLAIM}, which was in the way of {ACTIVE}, was released, and the deferred request is {last}.",
                 why="A request that fits is served once the claims in its way have ended.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_RELEASED, _E.REQUEST_DEFERRED)),
+                at=proof(trace, *trace.of(_E.CLAIM_RELEASED, _E.REQUEST_DEFERRED)),
             )
         told = reconstruct(trace).requests.get(ACTIVE)
         if told is None or told.outcome != "served" or not told.deferrals:
             return failed(
                 "TNR-EVT-008",
-                what=f"A request was deferred and then served; from the trace alone it is "
-                f"{None if told is None else told.outcome} after {0 if told is None else told.deferrals} deferrals.",
+                what=f"{ACTIVE} was deferred and then served; from the trace alone it is "
+                f"{'untold' if told is None else told.outcome} after "
+                f"{counted(0 if told is None else told.deferrals, 'deferral')}.",
                 why="The trace alone is enough to reconstruct the outcome of every request.",
                 at=tuple(event.index for event in trace.of(request_id=ACTIVE)[:2]),
             )
@@ -180,10 +191,10 @@ def bounded_is_bounded(bench: Bench) -> Judge:
         if lost or bound is None or bound > room:
             return failed(
                 "TNR-ARB-011",
-                what=f"{room} blocks are left beside the claim; the request was bounded to {bound}, and {lost} claimed "
-                "blocks are gone.",
+                what=f"{room} blocks are left beside {CLAIM}; {ACTIVE} was bounded to {bound}, and "
+                f"{counted(lost or 0, 'claimed block')} went for it.",
                 why="A bounded request never holds more live blocks than its bound, and the bound is what fits.",
-                at=(event.index,),
+                at=proof(trace, event, taken_from(trace, ACTIVE), *trace.of(_E.REQUEST_ADMITTED, request_id=ACTIVE)),
             )
         return passed(f"It was served in {bound} blocks, and the claim is whole.")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.litmus.reading import CLAIM, NOT_PARKED
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, passed
+from tenure.conformance.litmus.reading import CLAIM, NOT_PARKED, proof
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Feature, IdentityAsk
 from tenure.conformance.trace import Trace
@@ -18,18 +18,24 @@ def _not_shared(bench: Bench, *, writer: IdentityAsk, reader: IdentityAsk, claus
     bench.serve(content, identity=writer)
     foreign, own = bench.reused(content, identity=reader), bench.reused(content, identity=writer)
 
-    def judge(_: Trace) -> Finding:
+    def judge(trace: Trace) -> Finding:
         if not own:
             return inconclusive(f"The writer itself finds {own} of its {len(content)} blocks again.")
         if foreign:
             return failed(
                 clause,
-                what=f"A request under {reader} finds {foreign} blocks that were written under {writer}.",
+                what=f"A request of {_in_words(reader)} reuses {counted(foreign, 'block')} that a request of "
+                f"{_in_words(writer)} wrote.",
                 why="Rows are reused only under the cache identity that they were written under.",
+                at=tuple(event.index for event in trace.of(EventType.REQUEST_ADMITTED)[:2]),
             )
         return passed(f"The writer finds {own} blocks again, the other none.")
 
     return judge
+
+
+def _in_words(identity: IdentityAsk) -> str:
+    return f"{identity.salt_namespace} with {identity.adapter_id or 'no adapter'}"
 
 
 def tenants_do_not_share(bench: Bench) -> Judge:
@@ -65,10 +71,10 @@ def only_the_owner_releases(bench: Bench) -> Judge:
         if ends or not refused:
             return failed(
                 "TNR-LIFE-004",
-                what=f"Another owner's release was {'refused' if refused else 'taken'}, and {len(ends)} events release "
-                "the claim.",
+                what=f"Somebody who does not own {CLAIM} released it; that was {'refused' if refused else 'taken'}, and "
+                f"{counted(len(ends), 'event')} released the claim.",
                 why="Only its owner cancels a claim.",
-                at=tuple(event.index for event in ends),
+                at=proof(trace, *ends),
             )
         return passed("Another owner's release was refused, and the claim stands.")
 

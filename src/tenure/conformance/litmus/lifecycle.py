@@ -5,9 +5,9 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, listed, passed
 from tenure.conformance.ledger import ACCEPTANCES, ENDINGS
-from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, lost_blocks, served, victims_of
+from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, lost_blocks, proof, served, taken_from
 from tenure.conformance.litmus.terms import HARD, ON_CLAIMS, RELEASE
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Feature
@@ -30,10 +30,10 @@ def shared_counted_once(bench: Bench) -> Judge:
         if second.decision != "accepted":
             return failed(
                 "TNR-CAP-002",
-                what=f"A second claim on the same {len(content)} blocks was {second.decision} in a pool of "
-                f"{bench.usable_blocks}: {second.reason}.",
+                what=f"{CLAIM} covers {len(content)} of {bench.usable_blocks} blocks; {_OTHER}, which covers the same ones, "
+                f"was {second.decision}: {second.reason}.",
                 why="A block that several claims cover is counted as protected once.",
-                at=tuple(event.index for event in trace.of(claim_id=_OTHER)[-1:]),
+                at=proof(trace, *trace.of(claim_id=_OTHER)[-1:]),
             )
         return passed("Both claims on the same blocks were accepted.")
 
@@ -57,19 +57,25 @@ def shared_outlives_a_release(bench: Bench) -> Judge:
         if served(active) or lost:
             return failed(
                 "TNR-CAP-003",
-                what=f"One of two claims on the same blocks was released; the active request was {active.outcome}, and "
-                f"{lost} blocks of the other claim are gone.",
+                what=f"{CLAIM} and {_OTHER} cover the same {len(content)} blocks, and only {CLAIM} was released; {ACTIVE} was "
+                f"{active.outcome}, and a later request misses {lost} of the blocks that {_OTHER} still covers.",
                 why="A block that several claims cover stays protected until the last of them has ended.",
-                at=tuple(event.index for event in (*trace.of(_E.CLAIM_RELEASED), *victims_of(trace, ACTIVE)[:1])),
+                at=proof(
+                    trace,
+                    trace.first(*ACCEPTANCES, claim_id=_OTHER),
+                    *trace.of(_E.CLAIM_RELEASED),
+                    taken_from(trace, ACTIVE, claim_id=_OTHER),
+                ),
             )
         refusal = trace.first(_E.REQUEST_REFUSED, request_id=ACTIVE)
         named = () if refusal is None else refusal.names("blocking_claim_ids") or ()
         if refusal is not None and named != (_OTHER,):
             return failed(
                 "TNR-ARB-004",
-                what=f"Only {_OTHER} still protects, and the refusal names {list(named)}.",
+                what=f"{CLAIM} was released and only {_OTHER} still protects; event {refusal.brief()} names {listed(named)} as "
+                "blocking.",
                 why="A refusal because of claims names the smallest set of claims without which it would fit.",
-                at=(refusal.index,),
+                at=proof(trace, trace.first(*ACCEPTANCES, claim_id=_OTHER), *trace.of(_E.CLAIM_RELEASED), refusal),
             )
         return passed(f"The blocks stayed, and {_OTHER} was named.")
 
@@ -91,16 +97,17 @@ def owner_release_ends(bench: Bench) -> Judge:
         if trace.first(_E.CLAIM_RELEASED, claim_id=CLAIM) is None:
             return failed(
                 "TNR-LIFE-004",
-                what="The owner released the claim, and no event says so.",
+                what=f"The owner of {CLAIM} released it, and no event says so.",
                 why="A cancellation is reported as released.",
+                at=proof(trace, *trace.of(claim_id=CLAIM)[-1:]),
             )
         if not served(active):
             return failed(
                 "TNR-PRG-002",
-                what=f"The only claim was released, {bench.blocks(70)} of {bench.usable_blocks} blocks are asked for, "
-                f"and the request was {active.outcome}.",
+                what=f"{CLAIM}, the only claim, was released; {ACTIVE} then asks for {bench.blocks(70)} of "
+                f"{bench.usable_blocks} blocks and was {active.outcome}.",
                 why="A request that fits is served once the claims in its way have ended.",
-                at=tuple(event.index for event in trace.of(_E.REQUEST_REFUSED, _E.REQUEST_DEFERRED)),
+                at=proof(trace, *trace.of(_E.CLAIM_RELEASED, _E.REQUEST_REFUSED, _E.REQUEST_DEFERRED)),
             )
         return passed("It was told as released, and the request was served.")
 
@@ -121,7 +128,7 @@ def ended_id_not_reused(bench: Bench) -> Judge:
         if again.decision != REJECTED:
             return failed(
                 "TNR-LIFE-002",
-                what=f"A claim under the id of a released one was {again.decision}.",
+                what=f"{CLAIM} was released, and another claim under that id was {again.decision}.",
                 why="The id of an ended claim is not used for another claim.",
                 at=tuple(event.index for event in trace.of(_E.CLAIM_RELEASED, *ACCEPTANCES, claim_id=CLAIM)),
             )
@@ -149,10 +156,18 @@ def renewal_extends(bench: Bench) -> Judge:
         if served(early) or not served(late) or len(expired) != 1:
             return failed(
                 "TNR-LIFE-005",
-                what=f"Accepted for 10 s, renewed for 10 s at 6 s: at 12 s the request was {early.outcome}, at 18 s "
-                f"{late.outcome}, with {len(expired)} expiry events.",
-                why="A claim expires once the duration in force has passed, neither before nor later.",
-                at=tuple(event.index for event in expired),
+                what=f"{CLAIM} was accepted for 10 s and renewed for 10 s at 6 s, so it ends at 16 s; early-request, which does "
+                f"not fit beside it, was {early.outcome} at 12 s, late-request {late.outcome} at 18 s, and "
+                f"{counted(len(expired), 'event')} expired the claim.",
+                why="A claim stands until the duration in force has passed and is then expired, once.",
+                at=proof(
+                    trace,
+                    trace.first(_E.CLAIM_RENEWED, claim_id=CLAIM),
+                    taken_from(trace, "early-request"),
+                    *trace.of(_E.REQUEST_ADMITTED, _E.REQUEST_REFUSED, request_id="early-request"),
+                    *trace.of(_E.REQUEST_ADMITTED, _E.REQUEST_REFUSED, request_id="late-request"),
+                    *expired,
+                ),
             )
         return passed("It stood at 12 s and was expired at 18 s.")
 
@@ -174,10 +189,10 @@ def renewal_races_expiry(bench: Bench) -> Judge:
         if renewed.decision != REJECTED or expired is None:
             return failed(
                 "TNR-LIFE-005",
-                what=f"10 s after an acceptance for 10 s the renewal was {renewed.decision}, and the expiry was "
-                f"{'not told' if expired is None else 'told'}.",
-                why="A renewal at or after the end comes too late.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_RENEWED, claim_id=CLAIM)),
+                what=f"{CLAIM} was accepted for 10 s; a renewal that came 10 s later was {renewed.decision}, and "
+                f"{'no event' if expired is None else 'an event'} expired the claim.",
+                why="A claim expires once its duration has passed, and a renewal at or after that moment comes too late.",
+                at=proof(trace, *trace.of(_E.CLAIM_RENEWED, claim_id=CLAIM), expired, trace.of(*ACCEPTANCES)[-1]),
             )
         return passed(f"The claim expired, and the renewal was rejected: {renewed.reason}.")
 
@@ -205,10 +220,11 @@ def old_revision_renews_nothing(bench: Bench) -> Judge:
         if taken or expired is None:
             return failed(
                 "TNR-LIFE-003",
-                what=f"With revision 2 in force, replays of 1 and 2 were {[a.decision for a in replays]}, and 11 s "
-                f"after a renewal for 10 s the claim is {'not ' if expired is None else ''}expired.",
+                what=f"With revision 2 of {CLAIM} in force, a replay of revision 1 was {replays[0].decision} and one of 2 was "
+                f"{replays[1].decision}; 11 s after revision 2 came for 10 s the claim is "
+                f"{'not ' if expired is None else ''}expired.",
                 why="An equal or lower revision renews nothing.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_RENEWED, claim_id=CLAIM)),
+                at=proof(trace, *trace.of(_E.CLAIM_RENEWED, claim_id=CLAIM), expired),
             )
         return passed("Both replays were rejected, and the claim expired when revision 2 ended.")
 
@@ -230,9 +246,9 @@ def reset_ends_claims(bench: Bench) -> Judge:
         if len(ends) != 1:
             return failed(
                 "TNR-LIFE-007",
-                what=f"The cache was reset ({found} of {len(content)} blocks are found again), and {len(ends)} events "
-                "end the claim on it.",
-                why="Reset ends every live claim with an event before its rows go.",
+                what=f"The cache was reset while {CLAIM} stood; {counted(len(ends), 'event')} ended the claim, and a later "
+                f"request finds {found} of its {len(content)} blocks.",
+                why="Reset ends every live claim with one event, before its rows go.",
                 at=tuple(event.index for event in (*trace.of(*ACCEPTANCES), *ends, *trace.of(_E.RUNTIME_RESET))),
             )
         return passed(f"The claim was ended by {ends[0].name}.")
@@ -258,10 +274,11 @@ def restart_answers(bench: Bench) -> Judge:
         if not after or len(ends) > 1 or recovered_and_lost:
             return failed(
                 "TNR-LIFE-008",
-                what=f"After the restart {len(after) - len(ends)} events recover the claim and {len(ends)} end it, and "
-                f"a request finds {found} of its {len(content)} blocks.",
+                what=f"The runtime was restarted while {CLAIM} stood; after it {counted(len(after) - len(ends), 'event')} "
+                f"recovered the claim, {counted(len(ends), 'event')} ended it, and a request finds {found} of its "
+                f"{len(content)} blocks.",
                 why="After a restart every acknowledged claim is recovered or ended, by an event, once.",
-                at=tuple(event.index for event in (*trace.of(*ACCEPTANCES, claim_id=CLAIM), *after)),
+                at=proof(trace, *trace.of(_E.RUNTIME_RESTARTED), *after),
             )
         return passed(f"The claim was answered for by {after[-1].name}.")
 

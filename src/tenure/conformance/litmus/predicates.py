@@ -6,7 +6,7 @@ from tenure.claims.event_types import EventType
 from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.litmus.reading import CLAIM, NOT_PARKED, harms_of, served
+from tenure.conformance.litmus.reading import CLAIM, NOT_PARKED, block_line, harms_of, loss_of, proof, served
 from tenure.conformance.litmus.terms import HARD
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Feature
@@ -33,10 +33,10 @@ def survivors_can_miss_the_prefix(bench: Bench) -> Judge:
         if not harms_of(trace, CLAIM):
             return failed(
                 "TNR-MAT-002",
-                what=f"{size - 1} of {size} blocks survive and {size - 1} are required, but block 0 is lost, and no "
-                "harm is told.",
+                what=f"{CLAIM} requires its first {size - 1} of {size} blocks. Position 0 is lost and the other {size - 1} "
+                "survive, and no harm is told.",
                 why="The predicate holds only while every required position survives, however many survive.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM)),
+                at=proof(trace, block_line(trace, 0), loss_of(trace, 0)),
             )
         return passed(f"Harm was told with {size - 1} of {size} blocks surviving, because block 0 is not among them.")
 
@@ -60,13 +60,14 @@ def tail_loss_is_no_harm(bench: Bench) -> Judge:
                 what=f"Only position {size - 1} is lost, {size - 1} leading blocks are required and survive, and event "
                 f"{harms[0].brief()} reports harm.",
                 why="A loss that leaves the predicate true is no harm.",
-                at=(harms[0].index,),
+                at=proof(trace, harms[0]),
             )
         if trace.first(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM) is None:
             return failed(
                 "TNR-HRM-007",
-                what=f"Position {size - 1} of the claim is lost, and no event of the claim tells it.",
+                what=f"Position {size - 1} of {CLAIM}, which stands, is lost, and no resident_claim_block_lost tells it.",
                 why="Every loss of a block that a live claim covers is in the trace.",
+                at=proof(trace, block_line(trace, size - 1), loss_of(trace, size - 1)),
             )
         return passed("The loss was told as a loss, and not as harm.")
 
@@ -86,16 +87,16 @@ def harm_names_its_claim(bench: Bench) -> Judge:
         if other:
             return failed(
                 "TNR-HRM-006",
-                what=f"{CLAIM} lost its block 0, and event {other[0].brief()} reports harm to {_OTHER}.",
+                what=f"{CLAIM} lost its position 0, and event {other[0].brief()} reports harm to {_OTHER}.",
                 why="Harm names the claim whose predicate broke, and no other.",
-                at=(other[0].index,),
+                at=proof(trace, block_line(trace, 0), other[0]),
             )
         if not own:
             return failed(
                 "TNR-HRM-002",
-                what=f"{CLAIM} lost its block 0, which its predicate requires, and no harm is told.",
+                what=f"{CLAIM} lost its position 0, which its predicate requires, and no harm is told.",
                 why="An accepted, unreleased claim that loses its predicate is reported as harmed.",
-                at=tuple(event.index for event in trace.of(_E.CLAIM_ACCEPTED, claim_id=CLAIM)),
+                at=proof(trace, block_line(trace, 0), loss_of(trace, 0)),
             )
         return passed(f"Harm was told for {CLAIM} only.")
 
@@ -115,10 +116,10 @@ def never_held_is_no_harm(bench: Bench) -> Judge:
         if harms:
             return failed(
                 "TNR-HRM-005",
-                what=f"{len(content) // 2} of {len(content)} required blocks were cached, one was lost, and event "
-                f"{harms[0].brief()} reports harm.",
+                what=f"{len(content) // 2} of the {len(content)} blocks that {CLAIM} requires were ever cached, position 0 "
+                f"of them was lost, and event {harms[0].brief()} reports harm.",
                 why="A claim whose predicate never held is not harmed.",
-                at=(harms[0].index,),
+                at=proof(trace, block_line(trace, 0), *trace.of(_E.BLOCK_MATERIALIZED, claim_id=CLAIM)[-1:], harms[0]),
             )
         if not served(cached) or trace.first(_E.CLAIM_BLOCK_LOST, claim_id=CLAIM) is None:
             return inconclusive(f"The claim was {answer.decision}, and no loss of a block of it is told.")

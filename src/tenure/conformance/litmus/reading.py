@@ -5,7 +5,7 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import Bench
 from tenure.conformance.finding import Finding, inconclusive
-from tenure.conformance.ledger import evicted_block
+from tenure.conformance.ledger import ACCEPTANCES, LOSSES, Ledger, evicted_block
 from tenure.conformance.subject import Content, RequestAnswer, RequestOutcome
 from tenure.conformance.trace import Trace, TraceEvent
 
@@ -50,3 +50,44 @@ def served(answer: RequestAnswer) -> bool:
 def not_reached(what: str) -> Finding:
     """The finding for a situation that did not come about."""
     return inconclusive(what)
+
+
+def proof(trace: Trace, *events: TraceEvent | None, claim_id: str | None = CLAIM) -> tuple[int, ...]:
+    """Indices to show for a fault: these events, and before them what the claim was accepted on. None is left out."""
+    accepted = None if claim_id is None else trace.first(*ACCEPTANCES, claim_id=claim_id)
+    return tuple(sorted({event.index for event in (accepted, *events) if event is not None}))
+
+
+def taken_from(trace: Trace, request_id: str, *, claim_id: str = CLAIM) -> TraceEvent | None:
+    """The first event that takes a block of the claim for this request, or of anybody when the trace tells no claim's."""
+    ledger = Ledger()
+    for event in trace:
+        physical = evicted_block(event)
+        claim = ledger.claims.get(claim_id)
+        if physical is None or event.request_id != request_id or claim is None:
+            ledger.apply(event)
+            continue
+        if not claim.ever_blocks or claim.positions_in(physical) or physical in claim.given_up:
+            return event
+        ledger.apply(event)
+    return None
+
+
+def block_line(trace: Trace, position: int, *, claim_id: str = CLAIM) -> TraceEvent | None:
+    """The last line that says that this position of the claim is cached."""
+    lines = trace.of(EventType.BLOCK_MATERIALIZED, claim_id=claim_id)
+    return next((line for line in reversed(lines) if line.count("logical_block_position") == position), None)
+
+
+def loss_of(trace: Trace, position: int, *, claim_id: str = CLAIM) -> TraceEvent | None:
+    """The event that takes this position of the claim: a loss of the claim's own, or a victim that held it."""
+    ledger = Ledger()
+    for event in trace:
+        claim, physical = ledger.claims.get(claim_id), evicted_block(event)
+        if claim is not None and physical is not None and position in claim.positions_in(physical):
+            return event
+        told = event.kind in LOSSES and event.claim_id == claim_id
+        if told and event.count("logical_block_position") == position:
+            return event
+        ledger.apply(event)
+    return None

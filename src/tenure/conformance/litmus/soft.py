@@ -6,7 +6,16 @@ from tenure.claims.event_types import EventType
 from tenure.conformance.bench import Bench
 from tenure.conformance.check import Check, Judge
 from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, harms_of, lost_blocks, served
+from tenure.conformance.litmus.reading import (
+    ACTIVE,
+    CLAIM,
+    NOT_PARKED,
+    harms_of,
+    lost_blocks,
+    proof,
+    served,
+    taken_from,
+)
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Feature
 from tenure.conformance.trace import Trace
@@ -40,7 +49,10 @@ def soft_moves_the_order(bench: Bench) -> Judge:
     older = _lost_of_two(bench, claimed="older")
 
     def judge(_: Trace) -> Finding:
-        told = f"lost of (older, newer): none claimed {neither}, both {both}, newer {newer}, older {older}"
+        cases = {"neither": neither, "both": both, "the newer": newer, "the older": older}
+        told = "blocks lost of the older and the newer prefix with " + ", ".join(
+            f"{claimed} claimed: {lost[0]} and {lost[1]}" for claimed, lost in cases.items()
+        )
         if None in {*neither, *both, *newer, *older} or not (neither[0] or neither[1]):
             return inconclusive(f"Nothing was taken, or it cannot be told; {told}.")
         if older[0] or newer[1]:
@@ -74,20 +86,21 @@ def _advisory_blocks_nobody(bench: Bench, mode: str) -> Judge:
         if not served(active) or (accepted is not None and accepted.text("protection_mode") != mode):
             return failed(
                 "TNR-ARB-014",
-                what=f"A claim in mode {mode} is in force as "
-                f"{None if accepted is None else accepted.text('protection_mode')}, and the request beside it was "
+                what=f"{CLAIM} was submitted as {mode} and stands as "
+                f"{'untold' if accepted is None else accepted.text('protection_mode')}; {ACTIVE}, which needs its blocks, was "
                 f"{active.outcome}.",
                 why="An advisory claim causes no request to be refused or deferred.",
-                at=tuple(event.index for event in trace.of(_E.REQUEST_REFUSED, _E.REQUEST_DEFERRED)),
+                at=proof(trace, *trace.of(_E.REQUEST_REFUSED, _E.REQUEST_DEFERRED, request_id=ACTIVE)),
             )
         if not lost:
             return inconclusive("The request was served and no claimed block was taken for it.")
         if not harms_of(trace, CLAIM):
             return failed(
                 "TNR-HRM-002",
-                what=f"{lost} blocks of an accepted {mode} claim are gone, and no harm was told.",
+                what=f"{CLAIM} was accepted as {mode}; a later request misses {lost} of its blocks, which {ACTIVE} took, and no "
+                "harm was told.",
                 why="An accepted claim that loses its predicate unreleased is reported as harmed, whatever its mode.",
-                at=() if accepted is None else (accepted.index,),
+                at=proof(trace, taken_from(trace, ACTIVE)),
             )
         return passed(f"The request was served, {lost} claimed blocks were taken for it, and that was told.")
 

@@ -5,13 +5,25 @@ from __future__ import annotations
 from tenure.claims.event_types import EventType
 from tenure.conformance.bench import REJECTED, Bench
 from tenure.conformance.check import Check, Judge
-from tenure.conformance.finding import Finding, failed, inconclusive, passed
-from tenure.conformance.litmus.reading import ACTIVE, CLAIM, NOT_PARKED, SERVED, harms_of, lost_blocks, served
+from tenure.conformance.finding import Finding, counted, failed, inconclusive, listed, passed
+from tenure.conformance.ledger import ACCEPTANCES, WAITING
+from tenure.conformance.litmus.reading import (
+    ACTIVE,
+    CLAIM,
+    NOT_PARKED,
+    SERVED,
+    harms_of,
+    lost_blocks,
+    proof,
+    served,
+    taken_from,
+)
 from tenure.conformance.profiles import Profile
 from tenure.conformance.subject import Content, Feature, RequestAnswer
 from tenure.conformance.trace import Trace
 
 _E = EventType
+_ANSWERS = (_E.REQUEST_ADMITTED, *WAITING)
 _OTHER = "claim:b"
 _REUSE = "reuse-request"
 _NOT_OFFLOADED = "The claim was not offloaded, so there was nothing to restore."
@@ -41,30 +53,38 @@ def restored_before_reuse(bench: Bench) -> Judge:
         if harms or reuse.outcome is not SERVED or not (reuse.reused_blocks is None or reuse.reused_blocks):
             return failed(
                 "TNR-TIER-001",
-                what=f"After {offloaded.brief()} the request that reuses the claim was {reuse.outcome} and found "
-                f"{reuse.reused_blocks} blocks, with {len(harms)} harm events.",
-                why="Offloading is no release: the claim is still answered for.",
-                at=(offloaded.index, *(event.index for event in harms[:1])),
+                what=f"After {offloaded.brief()} had moved it away, {_REUSE} for its content was {reuse.outcome} and found "
+                f"{counted(reuse.reused_blocks or 0, 'block')}; {counted(len(harms), 'event')} reported harm.",
+                why="Offloading is no release: the claim is still answered for, and its rows come back for the reuse.",
+                at=proof(trace, offloaded, *trace.of(*_ANSWERS, request_id=_REUSE), *harms[:1]),
             )
         steps = [
             trace.first(kind, claim_id=CLAIM)
             for kind in (_E.CLAIM_RESTORE_REQUIRED, _E.CLAIM_RESTORED, _E.CLAIM_REUSE_AFTER_RESTORE)
         ]
-        places = [-1 if event is None else event.index for event in steps]
-        if -1 in places or places != sorted(places):
+        found = [event for event in steps if event is not None]
+        if len(found) < len(steps) or found != sorted(found, key=lambda event: event.index):
+            told = ", ".join(event.brief() for event in sorted(found, key=lambda event: event.index))
             return failed(
                 "TNR-TIER-003",
-                what="The claim was reused after its offload; restore required, restored and reused stand at "
-                f"{places} of the trace (-1 is missing).",
+                what=f"{CLAIM} was offloaded by {offloaded.brief()} and reused by {_REUSE}; what the trace tells of its way back "
+                f"is, in order: {told or 'nothing'}.",
                 why="Within one generation the order is offloaded, restore required, restored, reused.",
-                at=(offloaded.index, *sorted(place for place in places if place >= 0)),
+                at=proof(trace, offloaded, *found),
             )
         if first.output is not None and first.output != reuse.output:
             return failed(
                 "TNR-TIER-006",
-                what="The request gives another output from restored rows than from rows that never left.",
+                what=f"{_REUSE} asks for the content of {CLAIM} after it was restored, and its output differs from that of "
+                "resident-request, which asked for the same before the rows had left.",
                 why="Restored rows give the same output as rows that never left the device.",
-                at=(offloaded.index, *places),
+                at=proof(
+                    trace,
+                    offloaded,
+                    *found,
+                    *trace.of(_E.REQUEST_ADMITTED, request_id="resident-request"),
+                    *trace.of(_E.REQUEST_ADMITTED, request_id=_REUSE),
+                ),
             )
         return passed(f"It was restored before the reuse, which found {reuse.reused_blocks} blocks.")
 
@@ -83,10 +103,10 @@ def offloaded_takes_no_room(bench: Bench) -> Judge:
         if answer.decision == REJECTED:
             return failed(
                 "TNR-TIER-007",
-                what=f"{bench.blocks(60)} blocks are offloaded, nothing else is claimed of {bench.usable_blocks}; a "
-                f"claim of {bench.blocks(60)} was rejected: {answer.reason}.",
+                what=f"The {bench.blocks(60)} blocks of {CLAIM} are offloaded and nothing else is claimed of "
+                f"{bench.usable_blocks}; {_OTHER}, on {bench.blocks(60)} blocks, was rejected: {answer.reason}.",
                 why="Blocks in a lower tier do not count as protected on the device.",
-                at=(offloaded.index,),
+                at=proof(trace, offloaded, *trace.of(_E.CLAIM_REJECTED, claim_id=_OTHER)),
             )
         return passed(f"The other claim was {answer.decision}.")
 
@@ -107,10 +127,11 @@ def no_offload_without_room(bench: Bench) -> Judge:
         if offloaded is not None or served(active) or lost:
             return failed(
                 "TNR-TIER-002",
-                what=f"{bench.blocks(60)} blocks were to leave for a tier of {bench.blocks(10)}: the claim was "
-                f"{'not ' if offloaded is None else ''}offloaded, the request {active.outcome}, {lost} blocks lost.",
+                what=f"{CLAIM} requires {bench.blocks(60)} blocks and the slower tier holds {bench.blocks(10)}: the claim was "
+                f"{'not ' if offloaded is None else ''}offloaded, {ACTIVE} was {active.outcome}, and a later request misses "
+                f"{counted(lost or 0, 'block')} of the claim.",
                 why="A claim is offloaded only with every required block restorable.",
-                at=() if offloaded is None else (offloaded.index,),
+                at=proof(trace, offloaded, taken_from(trace, ACTIVE)),
             )
         return passed(f"It was not offloaded; the request was {active.outcome}.")
 
@@ -132,23 +153,24 @@ def restore_failure_told(bench: Bench) -> Judge:
         if restored:
             return failed(
                 "TNR-LOAD-003",
-                what=f"The restore was made to fail, and event {restored[0].brief()} counts the claim as satisfied.",
+                what=f"The restore of {CLAIM} was made to fail, and event {restored[0].brief()} counts it as restored.",
                 why="Recomputing after a failed load does not satisfy the claim.",
-                at=(offloaded.index, restored[0].index),
+                at=proof(trace, offloaded, restored[0]),
             )
         if failure is None:
             return failed(
                 "TNR-LOAD-001",
-                what=f"The restore was made to fail, the request was {reuse.outcome}, and no event tells the failure.",
+                what=f"The restore of {CLAIM} was made to fail, {_REUSE} was {reuse.outcome}, and no "
+                "resident_claim_restoration_failed tells it.",
                 why="A failed restoration is reported with its outcome.",
-                at=(offloaded.index,),
+                at=proof(trace, offloaded, *trace.of(*_ANSWERS, request_id=_REUSE)),
             )
         if reuse.outcome is SERVED and first.output is not None and first.output != reuse.output:
             return failed(
                 "TNR-LOAD-003",
-                what="The request was served after the failed load, with another output than before.",
+                what=f"After {failure.brief()} the request was served, with another output than before the rows had left.",
                 why="A request that recomputes after a failed load gives the same output as without the failure.",
-                at=(failure.index,),
+                at=proof(trace, offloaded, failure, *trace.of(*_ANSWERS, request_id=_REUSE)),
             )
         return passed(f"The failure was told as {failure.text('outcome_type')}; the request was {reuse.outcome}.")
 
@@ -176,10 +198,15 @@ def failure_blames_the_right_claim(bench: Bench) -> Judge:
             events = (*against, *refusals)
             return failed(
                 "TNR-LOAD-002",
-                what=f"Only the restore of {CLAIM} was made to fail; {len(events)} events hold it against {_OTHER}, "
-                f"whose own reuse was {other.outcome}.",
+                what=f"Only the restore of {CLAIM} was made to fail; {listed(event.brief() for event in events[:2])} "
+                f"held it against {_OTHER}, whose own reuse was {other.outcome}.",
                 why="A failed restoration of one claim leads to no outcome for another.",
-                at=tuple(event.index for event in events[:2]),
+                at=proof(
+                    trace,
+                    trace.first(*ACCEPTANCES, claim_id=_OTHER),
+                    trace.first(_E.CLAIM_RESTORATION_FAILED, claim_id=CLAIM),
+                    *events[:2],
+                ),
             )
         if trace.first(_E.CLAIM_RESTORATION_FAILED, claim_id=CLAIM) is None:
             return inconclusive("The failure was not told for the claim that it was for.")
@@ -203,10 +230,10 @@ def unclaimed_failure_is_nobodys(bench: Bench) -> Judge:
         if after:
             return failed(
                 "TNR-LOAD-004",
-                what=f"The claim was released, and event {after[0].brief()} still speaks for it when its old rows are "
+                what=f"{CLAIM} was released, and event {after[0].brief()} still speaks for it when its old rows are "
                 "loaded.",
                 why="Loading rows that no claim covers leads to no claim event.",
-                at=(after[0].index,),
+                at=proof(trace, *trace.of(_E.CLAIM_RELEASED, claim_id=CLAIM), after[0]),
             )
         return passed(f"The request was {reuse.outcome}, and no claim event followed.")
 

@@ -11,6 +11,8 @@ from tenure.conformance.verdict import WHAT_A_PASS_DOES_NOT_PROVE, CheckResult, 
 
 #: More events than this are cut in the page; `report.json` has them all.
 SHOWN_WITNESS_EVENTS = 40
+#: More claims and requests that a trace leaves open than this are counted; `report.json` names them all.
+SHOWN_OPEN = 20
 _BROKEN = frozenset({Status.FAIL, Status.XFAIL})
 
 
@@ -24,6 +26,21 @@ def headline(verdict: Verdict) -> str:
     if broken:
         parts.append(f"it breaks {broken} ({', '.join(verdict.broken_clauses)})")
     return "; ".join(parts) + "."
+
+
+def further_lines(verdict: Verdict) -> list[str]:
+    """What the headline leaves out: what a trace leaves open at its end, and why the exit code is not 0."""
+    lines = []
+    if verdict.left_open:
+        named = ", ".join(verdict.left_open[:SHOWN_OPEN])
+        more = len(verdict.left_open) - SHOWN_OPEN
+        lines.append(
+            f"left open at its end: {named}{f' and {more} more' if more > 0 else ''}; "
+            "a trace that was cut off there reads the same"
+        )
+    if verdict.exit_code:
+        lines.append(f"exit code {verdict.exit_code}: {verdict.exit_reason}")
+    return lines
 
 
 def _versions(verdict: Verdict) -> str:
@@ -50,6 +67,8 @@ def markdown_page(verdict: Verdict, *, environment: Mapping[str, object]) -> str
         f"# Conformance of {verdict.subject_name}",
         "",
         headline(verdict),
+        "",
+        *(f"- {_cell(line)}" for line in further_lines(verdict)),
         "",
         _versions(verdict),
         *(f"- {key}: {value}" for key, value in environment.items()),
@@ -114,6 +133,7 @@ def html_page(verdict: Verdict, *, environment: Mapping[str, object]) -> str:
     parts = [
         f"<h1>Conformance of {_esc(verdict.subject_name)}</h1>",
         f"<p>{_esc(headline(verdict))}</p>",
+        *(f"<p>{_esc(line)}</p>" for line in further_lines(verdict)),
         f"<p>{_esc(_versions(verdict))}</p>",
         _table(("", ""), [(key, value) for key, value in environment.items()]),
         _table(("profile", "outcome"), [(p.value, o.value) for p, o in verdict.outcomes.items()]),

@@ -39,7 +39,9 @@ def report_record(verdict: Verdict, *, environment: Mapping[str, object]) -> dic
         "status_counts": verdict.status_counts,
         "outcome_counts": dict(verdict.outcome_counts),
         "trace_events": verdict.trace_events,
+        "left_open": list(verdict.left_open),
         "exit_code": verdict.exit_code,
+        "exit_reason": verdict.exit_reason,
         "what_a_pass_does_not_prove": WHAT_A_PASS_DOES_NOT_PROVE,
         "results": [_result_record(result) for result in verdict.results],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
@@ -23,6 +23,13 @@ def moments(trace: Trace) -> Iterator[tuple[TraceEvent, Ledger]]:
         ledger.apply(event)
 
 
+def about(ledger: Ledger, claim_ids: Iterable[str | None], *events: TraceEvent) -> tuple[int, ...]:
+    """Indices to show for a fault: the events, and what each of the claims was accepted on."""
+    views = [ledger.claims[name] for name in claim_ids if name is not None and name in ledger.claims]
+    accepted = [view.accepted for view in views if view.accepted is not None]
+    return tuple(sorted({event.index for event in (*accepted, *events)}))
+
+
 _KEPT = passed("")
 
 
@@ -39,17 +46,17 @@ def trace_rule(
     clauses: tuple[str, ...],
     occasion: str,
     profile: Profile,
-    about: frozenset[EventType] = frozenset(),
+    kinds: frozenset[EventType] = frozenset(),
 ) -> TraceRule:
     """The rule as something to be graded. Its verdict is its first failure.
 
     Without any occasion (`occasion` says in words what that would be) it is inconclusive, so that a trace in which
-    nothing happened keeps no clause. A trace with no event of the kinds in `about` is not even replayed.
+    nothing happened keeps no clause. A trace with no event of these `kinds` is not even replayed.
     """
 
     def judge(trace: Trace) -> Finding:
         occasions = 0
-        for finding in rule(trace) if not about or about & trace.kinds else ():
+        for finding in rule(trace) if not kinds or kinds & trace.kinds else ():
             if finding.status is Status.FAIL:
                 return finding
             occasions += 1

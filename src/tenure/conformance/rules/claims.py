@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
-from tenure.conformance.finding import Finding, failed
-from tenure.conformance.ledger import ACCEPTANCES, ENDINGS, Ledger
+from tenure.conformance.finding import Finding, counted, failed
+from tenure.conformance.ledger import ACCEPTANCES, AWAY_STATES, ENDINGS, Ledger
 from tenure.conformance.profiles import Profile
-from tenure.conformance.rules.base import kept, moments, trace_rule
+from tenure.conformance.rules.base import about, kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
 
 _E = EventType
@@ -18,6 +18,18 @@ _E = EventType
 #: independently of the table that runtimes share.
 _UNKNOWN, _ASKED, _REJECTED, _LIVE = "unknown", "asked", "rejected", "live"
 _AWAY, _COMING, _OVER, _SILENT = "away", "coming", "over", "silent"
+_IN_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        _UNKNOWN: "was never submitted",
+        _ASKED: "is submitted and not accepted",
+        _REJECTED: "is rejected",
+        _LIVE: "stands accepted",
+        _AWAY: "is offloaded",
+        _COMING: "is being restored",
+        _OVER: "is released, demoted or expired",
+        _SILENT: "is harmed",
+    }
+)
 _MAY_FOLLOW: Mapping[tuple[str, EventType], str] = MappingProxyType(
     {
         (_UNKNOWN, _E.CLAIM_SUBMITTED): _ASKED,
@@ -52,20 +64,29 @@ _MAY_FOLLOW: Mapping[tuple[str, EventType], str] = MappingProxyType(
 
 def _in_order(trace: Trace) -> Iterator[Finding]:
     states: dict[str, str] = {}
-    for event in trace:
+    since: dict[str, TraceEvent] = {}
+    for event, ledger in moments(trace):
+        if ledger.takes_over(event) and event.claim_id is not None:
+            states[event.claim_id] = _AWAY if event.text("claim_status") in AWAY_STATES else _LIVE
+            since[event.claim_id] = event
+            yield kept()
+            continue
         if event.kind is None or not event.kind.is_claim_event or event.claim_id is None:
             continue
         state = states.get(event.claim_id, _UNKNOWN)
         target = _MAY_FOLLOW.get((state, event.kind))
         if target is not None:
+            if target != state:
+                since[event.claim_id] = event
             states[event.claim_id] = target
             yield kept()
         elif not (state in {_OVER, _SILENT} and event.kind in {_E.CLAIM_SUBMITTED, *ACCEPTANCES}):
             yield failed(
                 "TNR-EVT-003",
-                what=f"Event {event.brief()} comes while the claim is {state!r} to the reader of the trace.",
+                what=f"Event {event.brief()} comes while {event.claim_id} {_IN_WORDS[state]}"
+                f"{f', since {since[event.claim_id].brief()}' if event.claim_id in since else ''}.",
                 why="The events of a claim follow the transition table, which has no such step from there.",
-                at=(event.index,),
+                at=(since[event.claim_id].index, event.index) if event.claim_id in since else (event.index,),
             )
 
 
@@ -99,11 +120,16 @@ def _materialized_true(trace: Trace) -> Iterator[Finding]:
             if missing or event.flag("predicate_satisfied") is False:
                 yield failed(
                     "TNR-MAT-002",
-                    what=f"Event {event.brief()} comes while {len(missing)} required positions are not cached, "
-                    f"the first of them {min(missing, default=None)}.",
+                    what=f"Event {event.brief()} comes while "
+                    + (
+                        f"{counted(len(missing), 'required position')} of {event.claim_id} "
+                        f"{'is' if len(missing) == 1 else 'are'} not cached, the first of them {min(missing)}."
+                        if missing
+                        else "it says itself that the predicate is not satisfied."
+                    ),
                     why="A predicate holds exactly while every position that it requires survives; a count decides "
                     "nothing.",
-                    at=(event.index,),
+                    at=about(ledger, (event.claim_id,), event),
                 )
                 continue
             yield kept()
@@ -118,32 +144,33 @@ def _next_block_of(trace: Trace, event: TraceEvent) -> int | None:
 
 
 def _materialized_told(trace: Trace) -> Iterator[Finding]:
-    told: set[str] = set()
+    told: dict[str, TraceEvent] = {}
     due: dict[str, TraceEvent] = {}
     for event, ledger in moments(trace):
         if event.kind is _E.CLAIM_MATERIALIZED and event.claim_id is not None:
             if event.claim_id in told:
                 yield failed(
                     "TNR-MAT-003",
-                    what=f"Event {event.brief()} calls the claim materialized again, and nothing was lost since.",
+                    what=f"Event {event.brief()} calls the claim materialized again after {told[event.claim_id].brief()}, and nothing "
+                    "was lost in between.",
                     why="A claim is reported as materialized once for each time that its predicate becomes true.",
-                    at=(event.index,),
+                    at=about(ledger, (event.claim_id,), told[event.claim_id], event),
                 )
             else:
                 yield kept()
-            told.add(event.claim_id)
+            told[event.claim_id] = event
         for claim in ledger.claims.values():
             if claim.responsible and claim.offloaded is None and claim.holds():
                 due.setdefault(claim.claim_id, event)
         if event.kind in _REQUEST_ENDS:
-            for claim_id in sorted(due.keys() - told):
+            for claim_id in sorted(due.keys() - told.keys()):
                 since = due[claim_id]
                 yield failed(
                     "TNR-MAT-003",
                     what=f"All required blocks of claim {claim_id} were cached before {since.brief()}, "
                     f"and until {event.brief()} no event says that it is materialized.",
                     why="The moment at which a predicate becomes true decides whether a later loss is harm.",
-                    at=(event.index,),
+                    at=about(ledger, (claim_id,), since, event),
                 )
 
 
@@ -167,8 +194,9 @@ def _conditions_told(trace: Trace) -> Iterator[Finding]:
         if too_few or (less or weaker) != conditional:
             yield failed(
                 "TNR-ACC-007",
-                what=f"Event {event.brief()} grants {granted} of {wanted} blocks in mode "
-                f"{event.text('protection_mode')} for {ask.text('requested_protection_mode')}.",
+                what=f"Event {event.brief()} grants {granted} of the {wanted} blocks that {ask.brief()} asks for, as "
+                f"{event.text('protection_mode')} where {ask.text('requested_protection_mode')} is asked for"
+                + (f", and {len(required or ())} are required." if too_few else "."),
                 why="Less than was asked for is a conditional acceptance that says so, and never less than the "
                 "predicate requires.",
                 at=(ask.index, event.index),
@@ -188,7 +216,7 @@ def _renewals(trace: Trace) -> Iterator[Finding]:
                 "TNR-LIFE-003",
                 what=f"Event {event.brief()} renews with revision {revision} while {claim.revision} is in force.",
                 why="Only a higher revision renews, so that a replayed message extends nothing.",
-                at=(event.index,),
+                at=about(ledger, (event.claim_id,), event),
             )
         else:
             yield kept()
@@ -203,7 +231,7 @@ def _ends_by_reset(trace: Trace) -> Iterator[Finding]:
                     "TNR-LIFE-007",
                     what=f"Event {event.brief()} comes while {', '.join(live)} stands accepted and not ended.",
                     why="Reset and shutdown end every live claim with an event before its rows go.",
-                    at=(event.index,),
+                    at=about(ledger, live, event),
                 )
             else:
                 yield kept()
@@ -220,10 +248,10 @@ def _survives_restart(trace: Trace) -> Iterator[Finding]:
             if not answers or len(ends) > 1:
                 yield failed(
                     "TNR-LIFE-008",
-                    what=f"After {event.brief()} claim {claim_id} is ended {len(ends)} times and recovered "
-                    f"{len(answers) - len(ends)} times.",
+                    what=f"Claim {claim_id} stood at {event.brief()}; after it {counted(len(answers) - len(ends), 'event')} "
+                    f"recovered the claim and {counted(len(ends), 'event')} ended it.",
                     why="After a restart every live claim is either recovered or ended, by an event, once.",
-                    at=(event.index, *(e.index for e in ends)),
+                    at=about(ledger, (claim_id,), event, *answers),
                 )
             else:
                 yield kept()
@@ -283,7 +311,7 @@ RULES: tuple[TraceRule, ...] = tuple(
         title=title,
         clauses=(clause,),
         occasion=occasion,
-        about=_ABOUT.get(occasion, frozenset()),
+        kinds=_ABOUT.get(occasion, frozenset()),
         profile=Profile.LEASE,
     )
     for rule, check_id, title, clause, occasion in _SPECS

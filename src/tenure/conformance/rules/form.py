@@ -33,9 +33,13 @@ def _well_formed(trace: Trace) -> Iterator[Finding]:
 
 def _unbroken(trace: Trace) -> Iterator[Finding]:
     before: TraceEvent | None = None
+    last_index = -1
     for event in trace:
+        neighbours = event.index == last_index + 1  # in a part of a trace, not all are
+        last_index = event.index
+        if event.name in WITHDRAWN_EVENTS and event.sequence is None:
+            continue
         expected = 0 if before is None else (before.sequence or 0) + 1
-        neighbours = event.index == (0 if before is None else before.index + 1)  # in a part of a trace, not all are
         told_lost = event.count("lost_events") if event.kind is EventType.TELEMETRY_GAP else 0
         if neighbours and event.sequence != expected + (told_lost or 0):
             yield failed(
@@ -52,7 +56,8 @@ def _unbroken(trace: Trace) -> Iterator[Finding]:
 def _named_before(trace: Trace) -> Iterator[Finding]:
     for event, ledger in moments(trace):
         named = set(event.names("blocking_claim_ids") or ())
-        if event.kind is not EventType.CLAIM_SUBMITTED and event.claim_id is not None:
+        begins = event.kind is EventType.CLAIM_SUBMITTED or ledger.takes_over(event)
+        if not begins and event.claim_id is not None:
             named.add(event.claim_id)
         for claim_id in sorted(named):
             if claim_id in ledger.claims:
@@ -60,7 +65,7 @@ def _named_before(trace: Trace) -> Iterator[Finding]:
             else:
                 yield failed(
                     "TNR-EVT-007",
-                    what=f"Event {event.brief()} names claim {claim_id}, of which nothing was said before.",
+                    what=f"Event {event.brief()} names claim {claim_id}, which no event before it submits.",
                     why="A claim is named before what it accounts for; afterwards anything can be explained.",
                     at=(event.index,),
                 )

@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
-from tenure.conformance.finding import Finding, failed
+from tenure.conformance.finding import Finding, failed, listed
 from tenure.conformance.ledger import LOSSES, PROTECTING_MODES, RELEASES, WAITING, ClaimView, evicted_block
 from tenure.conformance.profiles import Profile
-from tenure.conformance.rules.base import Rule, kept, moments, trace_rule
+from tenure.conformance.rules.base import Rule, about, kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
 
 _E = EventType
@@ -161,7 +161,7 @@ def _harm_held_before(trace: Trace) -> Iterator[Finding]:
                 what=f"Event {event.brief()} reports harm while {len(claim.blocks)} blocks of the claim are cached, "
                 f"with which {_predicate(claim)} does not hold, nor did it before.",
                 why="What never held cannot be broken.",
-                at=(event.index,),
+                at=_at(claim, event),
             )
         else:
             yield kept()
@@ -187,8 +187,8 @@ def _harm_names_the_broken(trace: Trace) -> Iterator[Finding]:
         if told_a_block and not lost and claim.holds():
             yield failed(
                 "TNR-HRM-006",
-                what=f"Event {event.brief()} reports harm by a block that is none of the claim's, and "
-                f"{_predicate(claim)} still holds.",
+                what=f"Event {event.brief()} reports harm to {claim.claim_id} by the loss of a block that none of its rows are "
+                f"in, and its {_predicate(claim)} still holds.",
                 why="Harm names the claim whose predicate broke, and no other.",
                 at=_at(claim, event),
             )
@@ -198,40 +198,62 @@ def _harm_names_the_broken(trace: Trace) -> Iterator[Finding]:
 
 def _hard_is_no_victim(trace: Trace) -> Iterator[Finding]:
     for event, ledger in moments(trace):
-        physical = evicted_block(event)
         for claim in ledger.claims.values():
-            if claim.mode != "hard_protected" or not claim.responsible:
+            if claim.mode != "hard_protected" or not _on_device(claim):
                 continue
-            if physical is not None and claim.offloaded is None and claim.positions_in(physical):
+            position = _taken_from(claim, event)
+            if position is not None:
                 yield failed(
                     "TNR-ARB-003",
-                    what=f"Event {event.brief()} takes position {min(claim.positions_in(physical))} of hard claim "
-                    f"{claim.claim_id}, which nothing had released, offloaded or harmed.",
-                    why="No block of a live hard claim is taken without an event of that claim first.",
+                    what=f"Event {event.brief()} takes position {position} of hard claim {claim.claim_id}, which "
+                    "nothing had demoted, expired, released, offloaded or harmed.",
+                    why="A block of a live hard claim is taken only after an event that ends or moves that claim; "
+                    "telling the loss of the block is none.",
                     at=_at(claim, event),
                 )
-        if physical is not None or event.kind in {_E.REQUEST_REFUSED, _E.REQUEST_DEFERRED}:
+        if evicted_block(event) is not None or event.kind in WAITING:
             yield kept()
 
 
+def _taken_from(claim: ClaimView, event: TraceEvent) -> int | None:
+    """The position of the claim that this event takes for a request; None when it takes none.
+
+    A loss that is told with a request, and a victim that a request takes although its loss was told, are taken as much
+    as a victim of which nothing was said. Without any request a told loss is a fault, and nobody took the block.
+    """
+    if event.kind is _E.CLAIM_BLOCK_LOST and event.claim_id == claim.claim_id and event.request_id is not None:
+        return event.count("logical_block_position")
+    physical = evicted_block(event)
+    if physical is None:
+        return None
+    given_up = claim.given_up.get(physical) if event.request_id is not None else None
+    return min(claim.positions_in(physical), default=given_up)
+
+
 def _flag_before_cleanup(trace: Trace) -> Iterator[Finding]:
-    harmed_just_now: set[int] = set()
+    lost_just_now: dict[int, set[str]] = {}
     for event, ledger in moments(trace):
         claim, physical = ledger.view(event), evicted_block(event)
         if event.kind in LOSSES and claim is not None and claim.mode in PROTECTING_MODES and _on_device(claim):
             block = event.count("physical_block_id")
-            harmed_just_now |= {block} if block is not None else set()
+            if block is not None:
+                lost_just_now.setdefault(block, set()).add(claim.claim_id)
         if physical is None:
             continue
-        protected = physical in harmed_just_now or physical in ledger.protected_blocks()
-        harmed_just_now.discard(physical)
+        covering = lost_just_now.pop(physical, set()) | {
+            one.claim_id
+            for one in ledger.claims.values()
+            if _on_device(one) and one.mode in PROTECTING_MODES and one.positions_in(physical)
+        }
+        protected = bool(covering)
         if event.flag("is_protected_resident") is not protected:
             yield failed(
                 "TNR-EVT-009",
                 what=f"Event {event.brief()} has is_protected_resident {event.flag('is_protected_resident')}, and just "
-                f"before it the block {'was' if protected else 'was not'} covered by a live reserving claim.",
+                "before anything was said of its loss the block was covered by "
+                f"{f'{listed(sorted(covering))}, which stood' if protected else 'no live reserving claim'}.",
                 why="The flag tells how the block stood before anything was cleaned up for it.",
-                at=(event.index,),
+                at=about(ledger, covering, event),
             )
         else:
             yield kept()
@@ -260,7 +282,7 @@ _ABOUT = MappingProxyType(
         "loss of a cached block": frozenset({_E.VICTIM_SELECTED, *LOSSES}),
         "release": frozenset(RELEASES),
         "loss after a release": frozenset({_E.VICTIM_SELECTED, _E.CLAIM_BLOCK_LOST_AFTER_RELEASE}),
-        "victim or refusal": frozenset({_E.VICTIM_SELECTED, *WAITING}),
+        "victim or refusal": frozenset({_E.VICTIM_SELECTED, _E.CLAIM_BLOCK_LOST, *WAITING}),
         "victim": frozenset({_E.VICTIM_SELECTED}),
     }
 )
@@ -363,7 +385,7 @@ RULES: tuple[TraceRule, ...] = tuple(
         title=title,
         clauses=(clause,),
         occasion=occasion,
-        about=_ABOUT[occasion],
+        kinds=_ABOUT[occasion],
         profile=profile,
     )
     for rule, check_id, title, clause, occasion, profile in _SPECS

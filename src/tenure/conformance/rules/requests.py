@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
-from tenure.conformance.finding import Finding, failed
+from tenure.conformance.finding import Finding, failed, listed
 from tenure.conformance.ledger import PROTECTING_MODES, WAITING, Ledger, evicted_block
 from tenure.conformance.profiles import Profile
 from tenure.conformance.rules.base import Rule, kept, moments, trace_rule
@@ -56,13 +56,19 @@ def _conflict_told(trace: Trace) -> Iterator[Finding]:
     for event, _, shortfall_blocks in _conflicts(trace):
         wanted = INFEASIBLE if shortfall_blocks else FEASIBLE
         told = event.text("feasibility")
-        if event.names("blocking_claim_ids") is None or event.text("arbiter_action") is None or told != wanted:
+        wrong = [] if event.names("blocking_claim_ids") is not None else ["does not say which claims are in the way"]
+        if event.text("arbiter_action") is None:
+            wrong.append("names no action of the contract")
+        if told != wanted:
+            wrong.append(
+                f"tells feasibility {told} with capacity_shortfall_blocks {shortfall_blocks}, which is {wanted}"
+            )
+        if wrong:
             yield failed(
                 "TNR-ARB-001",
-                what=f"Event {event.brief()} tells shortfall {event.fields.get('capacity_shortfall_blocks')}, "
-                f"feasibility {told}, action {event.text('arbiter_action')}, blocking claims "
-                f"{event.fields.get('blocking_claim_ids')}.",
-                why="A request that does not fit is answered by an action of the contract, with the conflict.",
+                what=f"Event {event.brief()} {' and '.join(wrong)}.",
+                why="A request that does not fit is answered by an action of the contract, and reported with the conflict: "
+                "its shortfall, whether it is feasible, and the claims in the way.",
                 at=(event.index,),
             )
         else:
@@ -81,7 +87,7 @@ def _blockers_block(trace: Trace) -> Iterator[Finding]:
                     event, f"claim {claim_id}, without which the others named already make up the shortfall"
                 )
         if named and not shortfall_blocks:
-            yield _misnamed(event, f"{len(named)} claims although its shortfall is 0")
+            yield _misnamed(event, f"{listed(named)} as blocking although its shortfall is 0")
         yield kept()
 
 
@@ -107,11 +113,18 @@ def _numbers_add_up(trace: Trace) -> Iterator[Finding]:
             continue
         most = required + sum(part for part in parts if part is not None)
         at_most_known = all(part is not None for part in parts)
-        if shortfall_blocks != max(0, together - usable) or (at_most_known and together > most):
+        wrong = ""
+        if shortfall_blocks != max(0, together - usable):
+            wrong = (
+                f"a shortfall of {shortfall_blocks}, where max(0, {together} - {usable}) is {max(0, together - usable)}"
+            )
+        elif at_most_known and together > most:
+            wrong = f"a part of each that makes at most {most}: {parts[0]} protected, {parts[1]} of others, {required} required"
+        if wrong:
             yield failed(
                 "TNR-ARB-005",
-                what=f"Event {event.brief()} tells {together} protected and active blocks (parts {parts} and {required}"
-                f" required), {usable} usable and a shortfall of {shortfall_blocks}.",
+                what=f"Event {event.brief()} tells {together} protected and active blocks together, {usable} usable, and "
+                f"{wrong}.",
                 why="The shortfall is protected plus all active blocks, shared ones once, minus the usable ones.",
                 at=(event.index,),
             )
@@ -230,7 +243,7 @@ RULES: tuple[TraceRule, ...] = tuple(
         title=title,
         clauses=(clause,),
         occasion=occasion,
-        about=_ABOUT.get(occasion, frozenset()),
+        kinds=_ABOUT.get(occasion, frozenset()),
         profile=profile,
     )
     for rule, check_id, title, clause, occasion, profile in _SPECS

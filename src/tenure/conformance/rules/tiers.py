@@ -8,8 +8,9 @@ from types import MappingProxyType
 from tenure.claims.event_types import EventType
 from tenure.conformance.check import TraceRule
 from tenure.conformance.finding import Finding, failed
+from tenure.conformance.ledger import AWAY_STATES
 from tenure.conformance.profiles import Profile
-from tenure.conformance.rules.base import Rule, kept, trace_rule
+from tenure.conformance.rules.base import Rule, kept, moments, trace_rule
 from tenure.conformance.trace import Trace, TraceEvent
 
 _E = EventType
@@ -34,7 +35,9 @@ _OUTCOMES: Mapping[str, EventType] = MappingProxyType(
 
 def _generations(trace: Trace) -> Iterator[Finding]:
     current: dict[str, int] = {}
-    for event in trace:
+    for event, ledger in moments(trace):
+        if ledger.takes_over(event) and event.claim_id is not None:
+            current[event.claim_id] = event.count("offload_generation") or 0
         if event.claim_id is None or event.kind not in {_E.CLAIM_OFFLOADED, *_BEFORE}:
             continue
         known = current.get(event.claim_id, 0)
@@ -55,7 +58,9 @@ def _generations(trace: Trace) -> Iterator[Finding]:
 
 def _restoration_order(trace: Trace) -> Iterator[Finding]:
     last: dict[tuple[str, int | None], EventType] = {}
-    for event in trace:
+    for event, ledger in moments(trace):
+        if ledger.takes_over(event) and event.claim_id is not None and event.text("claim_status") in AWAY_STATES:
+            last[event.claim_id, event.count("offload_generation")] = _E.CLAIM_OFFLOADED
         if event.claim_id is None or event.kind is None or event.kind not in {_E.CLAIM_OFFLOADED, *_BEFORE}:
             continue
         key = (event.claim_id, event.count("offload_generation"))
@@ -65,8 +70,8 @@ def _restoration_order(trace: Trace) -> Iterator[Finding]:
         if needed is not None and found is not needed and not repeated and not again:
             yield failed(
                 "TNR-TIER-003",
-                what=f"Event {event.brief()} follows {'nothing' if found is None else found.value} in generation "
-                f"{key[1]}.",
+                what=f"Event {event.brief()} comes in offload generation {key[1]} after "
+                f"{'no event of that generation' if found is None else found.value}, where {needed.value} must come first.",
                 why="Within one generation the order is offloaded, restore required, restored, reused.",
                 at=(event.index,),
             )
@@ -83,8 +88,13 @@ def _restored_means_it(trace: Trace) -> Iterator[Finding]:
         if event.flag("restored_from_offload_tier") is not True or source == "recompute":
             yield failed(
                 "TNR-TIER-005",
-                what=f"Event {event.brief()} is called a restoration with source {source} and "
-                f"restored_from_offload_tier {event.flag('restored_from_offload_tier')}.",
+                what=f"Event {event.brief()} is called a restoration, and "
+                + (
+                    "does not say whether the rows came from the tier."
+                    if source is None and event.flag("restored_from_offload_tier") is None
+                    else f"says that the rows come from {source or 'elsewhere'} and restored_from_offload_tier is "
+                    f"{event.flag('restored_from_offload_tier')}."
+                ),
                 why="Recomputed rows are not reported as restored: that is the miss the claim was to prevent.",
                 at=(event.index,),
             )

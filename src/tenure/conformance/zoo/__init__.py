@@ -120,6 +120,7 @@ ZOO: Mapping[str, ZooMember] = MappingProxyType(
             _member("bound-in-name", "TNR-ARB-011", conflicts.BoundInName),
             _member("no-admit-in-name", "TNR-ARB-006", conflicts.NoAdmitInName),
             _member("hard-victim", "TNR-ARB-003", conflicts.HardVictim),
+            _member("hard-tail-giver", "TNR-ARB-003", conflicts.HardTailGiver),
             _member("offload-is-goodbye", "TNR-TIER-001", tiers.OffloadIsGoodbye),
             _member("offloads-to-nowhere", "TNR-TIER-002", tiers.OffloadsToNowhere),
             _member("restores-after-reuse", "TNR-TIER-003", tiers.RestoresAfterReuse),

@@ -219,3 +219,13 @@ class HardVictim(ToyRuntime):
     def _tell_loss(self, claim: ToyClaim, key: int, *, request_id: str | None, harm_cause: str) -> None:
         if not claim.responsible:
             super()._tell_loss(claim, key, request_id=request_id, harm_cause=harm_cause)
+
+
+class HardTailGiver(ToyRuntime):
+    """Takes what a hard claim covers beyond its predicate when a request needs room, and tells it as a harmless loss."""
+
+    def _evictable(self, protected: set[int], keep: Iterable[int] = ()) -> list[int]:
+        hard = [c for c in self._claims.values() if self._protects(c) and c.ask.protection_mode == "hard_protected"]
+        promised = {key for claim in hard for key in claim.keys[: claim.ask.required_blocks]}
+        tails = {key for claim in hard for key in claim.keys} - promised
+        return super()._evictable(protected, keep) + super()._evictable(set(self._cached) - tails, keep)
