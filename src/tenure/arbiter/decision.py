@@ -125,7 +125,7 @@ class Decision:
             work has to end as well, the fewest that would still stand in the way after it ended.
         waits_for_active_blocks: what other active work would have to give back even if no claim stood in the way.
         line: which line of the policy was read: a protection mode, `active`, or empty when everything fitted.
-        retry_after_s: when the first blocking claim's time is up; None when no end is known.
+        retry_after_s: when the time of the last blocking claim is up; None when there is none, or one has no known end.
     """
 
     request_id: str
