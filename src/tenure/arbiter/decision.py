@@ -65,9 +65,9 @@ class ActiveRequest:
 
     def __post_init__(self) -> None:
         if self.min_arena_blocks is not None and self.min_arena_blocks <= 0:
-            raise PolicyError(f"min_arena_blocks must be > 0 or None, got {self.min_arena_blocks}")
+            raise PolicyError(f"min_arena_blocks must be > 0 or None, got {self.min_arena_blocks} [TNR-ARB-012]")
         if self.tries < 0 or not self.waited_s >= 0:
-            raise PolicyError(f"tries and waited_s must be >= 0, got {self.tries} and {self.waited_s}")
+            raise PolicyError(f"tries and waited_s must be >= 0, got {self.tries} and {self.waited_s} [TNR-ARB-010]")
         required_blocks = max(self.live_plan.max_live_blocks, self.reuse.total_blocks)
         object.__setattr__(self, "required_blocks", required_blocks)
 
