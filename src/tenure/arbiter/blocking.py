@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Protocol
 
 from tenure.arbiter.entries import Block
-from tenure.arbiter.standing import CLOSELY_SHARED, NO_REUSE, Group, Reuse, Shelf, Shelves, Signature, Standing
+from tenure.arbiter.standing import CLOSELY_SHARED, NO_REUSE, Footing, Group, Reuse, Shelf, Shelves, Signature, Standing
 
 #: Up to this many claims that share blocks closely, all their subsets are tried, and the answer is the smallest there is.
 #: Beyond it the smallest set is a densest-subgraph problem (NP-hard), and the answer is only minimal: see `fewest`.
@@ -80,22 +80,25 @@ def fewest(
 def freeable(view: StandingView, *, shelves: Collection[Shelf], reuse: Reuse, counts_pinned: bool) -> int:
     """What all claims of `shelves` together would free. Exact. O(shelves + claims whose blocks the request uses)."""
     among = frozenset(shelves)
-    total = sum(view.shelves.listed_blocks(shelf) for shelf in among)
-    total += _within(view.shared_blocks(pinned=False), among) - _within(reuse.idle.shared, among)
-    total -= _of(view, reuse.idle.alone, among)
+    total = 0
+    for shelf in among:
+        total += view.shelves.listed_blocks(shelf)
+    total += _within(view.shared_blocks(pinned=False), among)
+    if reuse.idle_protected_blocks:
+        total -= _reused(view, reuse.idle, among)
     if counts_pinned:
         total += sum(view.shelves.pinned_blocks(shelf) for shelf in among)
-        total += _within(view.shared_blocks(pinned=True), among) - _within(reuse.pinned.shared, among)
-        total -= _of(view, reuse.pinned.alone, among)
+        total += _within(view.shared_blocks(pinned=True), among) - _reused(view, reuse.pinned, among)
     return total
 
 
 def _within(shared: Mapping[Signature, int], among: Signature) -> int:
-    return sum(blocks for signature, blocks in shared.items() if signature <= among)
+    return sum([blocks for signature, blocks in shared.items() if signature <= among])
 
 
-def _of(view: StandingView, alone: Mapping[str, int], among: Signature) -> int:
-    return sum(blocks for claim, blocks in alone.items() if view.shelf_of(claim) in among)
+def _reused(view: StandingView, footing: Footing, among: Signature) -> int:
+    alone = sum([blocks for claim, blocks in footing.alone.items() if view.shelf_of(claim) in among])
+    return alone + _within(footing.shared, among)
 
 
 class Candidates:
@@ -131,11 +134,11 @@ class Candidates:
 
     def cover(self, blocks: int) -> list[str] | None:
         """See `fewest`. None only when all of them would not do."""
-        shares_widely = any(self._view.shelves.widely_sharing(shelf) for shelf in self._shelves)
         if len(self._special) <= EXACT_ENTANGLED:
             chosen = self._best(self._special, self.gains(self._special), blocks)
             if chosen is not None:
-                return self.without_waste(chosen, blocks) if shares_widely else chosen
+                # Fewer claims than that hold no widely shared block among them.
+                return chosen if len(chosen) <= CLOSELY_SHARED else self.without_waste(chosen, blocks)
         else:  # what each alone frees is usually enough
             adjusted = self._plain.excluded
             alone = {frozenset((claim,)): gain for claim in adjusted if (gain := self.alone(claim)) > 0}

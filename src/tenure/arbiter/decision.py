@@ -77,10 +77,11 @@ class ResidencyPlan:
     """What the runtime must do, in this order: every release before the loss that it excuses. Empty: nothing changes.
 
     Args:
-        expire: claims whose time has run out.
+        expire: the fewest of the claims whose time has run out that make the room.
         demote: claims that give up their protection.
         offload: claims whose blocks move to the slower tier.
-        harm: accepted claims that are broken on purpose, because the operator's line says so.
+        harm: accepted claims that are broken on purpose, because the operator's line says so. Each ends in an event
+            before its first block goes: harm by a block that its predicate needs, demotion where none such is taken.
         evict_blocks: idle blocks to take, in the runtime's own order, once the claims above gave way; unclaimed first.
         live_blocks: what the request may hold at once on the device.
         uses_reuse: whether it runs on the resident blocks it named.

@@ -8,7 +8,6 @@ once and never sold twice. `entries.py` has what is kept of each block and claim
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 
@@ -136,27 +135,36 @@ class PoolLedger:
 
     def reuse_of(self, blocks: Iterable[Hashable]) -> Reuse:
         """How these resident blocks stand, for a request that would use them. O(blocks)."""
-        evictable = pinned = 0
-        alone: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-        shared: tuple[Counter[Signature], Counter[Signature]] = (Counter(), Counter())
+        evictable = pinned = pinned_protected = idle_protected = 0
+        idle_alone: dict[str, int] = {}
+        pinned_alone: dict[str, int] = {}
+        idle_shared: dict[Signature, int] = {}
+        pinned_shared: dict[Signature, int] = {}
         shared_ids: list[Hashable] = []
         for block_id in blocks:
             block = self._block(block_id)
-            pinned += block.pins > 0
-            if not block.reserving:
-                evictable += not block.pins
-            elif block.holders == 1:
-                alone[block.pins > 0][next(iter(block.reserving))] += 1
+            in_use, holders = block.pins > 0, len(block.reserving)
+            pinned += in_use
+            if not holders:
+                evictable += not in_use
+                continue
+            pinned_protected += in_use
+            idle_protected += not in_use
+            if holders == 1:
+                alone = pinned_alone if in_use else idle_alone
+                claim_id = next(iter(block.reserving))
+                alone[claim_id] = alone.get(claim_id, 0) + 1
             else:
-                shared[block.pins > 0][block.signature] += 1
+                shared = pinned_shared if in_use else idle_shared
+                shared[block.signature] = shared.get(block.signature, 0) + 1
                 shared_ids.append(block_id)
         return Reuse(
             evictable_blocks=evictable,
             pinned_blocks=pinned,
-            pinned_protected_blocks=alone[1].total() + shared[1].total(),
-            idle_protected_blocks=alone[0].total() + shared[0].total(),
-            idle=Footing(alone=MappingProxyType(alone[0]), shared=MappingProxyType(shared[0])),
-            pinned=Footing(alone=MappingProxyType(alone[1]), shared=MappingProxyType(shared[1])),
+            pinned_protected_blocks=pinned_protected,
+            idle_protected_blocks=idle_protected,
+            idle=Footing(alone=MappingProxyType(idle_alone), shared=MappingProxyType(idle_shared)),
+            pinned=Footing(alone=MappingProxyType(pinned_alone), shared=MappingProxyType(pinned_shared)),
             shared_block_ids=frozenset(shared_ids),
         )
 
