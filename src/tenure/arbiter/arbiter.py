@@ -162,17 +162,13 @@ class _Case:
     def _room_plan(self, blocks: int, *, reuse: Reuse) -> ResidencyPlan | None:
         """The fewest offered claims that free `blocks`, each by the first action in its line that can be done."""
         moving = [shelf for shelf, actions in self.offers.items() if actions == [Action.OFFLOAD_RESIDENT]]
-        chosen = (
-            fewest_that_fit(
-                self.view,
-                blocks=blocks,
-                shelves=self.offers,
-                moving=moving,
-                room_blocks=self.view.host_free_blocks,
-                reuse=reuse,
-            )
-            if moving
-            else fewest(self.view, blocks=blocks, shelves=self.offers, reuse=reuse)
+        chosen = fewest_that_fit(
+            self.view,
+            blocks=blocks,
+            shelves=self.offers,
+            moving=moving,
+            room_blocks=self.view.host_free_blocks,
+            reuse=reuse,
         )
         return None if chosen is None else self._assign(chosen, reuse=reuse)
 

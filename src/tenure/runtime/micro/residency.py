@@ -307,7 +307,7 @@ class Residency:
         held = [self.store.slot(int(str(block_id))) for block_id in self.ledger.held_blocks(claim_id)]
         held.sort(key=lambda slot: slot.position if slot.position is not None else 0)
         own = frozenset((claim_id,))
-        leaving = [slot for slot in held if not slot.users and self.ledger.holders(slot.block_id) == own]
+        leaving = [slot for slot in held if not slot.users and self._is_held_by_none_but(own, slot)]
         generation = self.registry.status(claim_id).offload_generation + 1
         rows = {slot.key: slot.rows for slot in held if slot.key is not None}
         self.tier.store(claim_id, offload_generation=generation, rows=rows)
@@ -318,6 +318,10 @@ class Residency:
             self._leave(slot, request_id=request_id, cause=HarmCause.EVICTED_UNDER_PRESSURE)
             self._empty(slot)
         return receipt
+
+    def _is_held_by_none_but(self, own: frozenset[str], slot: Slot) -> bool:
+        ledger = self.ledger
+        return not ledger.is_kept(slot.block_id, against=own) and not ledger.yielding_modes(slot.block_id)
 
     # --- bringing back ------------------------------------------------------------------------------------------
 
