@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from hypothesis import given, settings
@@ -41,6 +42,11 @@ class Scene:
     claims: dict[str, tuple[ProtectionMode, set[int]]]
     reused: list[int]
     host_blocks: int
+    copied: set[int]
+
+    def moved_by(self, offloaded: Iterable[str]) -> int:
+        """Rows that the slower tier does not have and would have to take."""
+        return len(set().union(*(self.claims[name][1] for name in offloaded)) - self.copied)
 
     def freed_by(self, released: set[str]) -> int:
         """New blocks that could be had if these claims, and all that reserve nothing, gave way."""
@@ -72,7 +78,9 @@ def scenes(draw: st.DrawFn) -> Scene:
         claims[f"c{index}"] = (mode, held)
     pinned = draw(blocks)
     ledger.pin(sorted(pinned))
-    return Scene(ledger, resident, set(pinned), claims, sorted(draw(blocks)), host_blocks)
+    copied = draw(blocks)
+    ledger.note_copies(sorted(copied), exist=True)
+    return Scene(ledger, resident, set(pinned), claims, sorted(draw(blocks)), host_blocks, set(copied))
 
 
 def _request(scene: Scene, blocks: int, *, tries: int) -> ActiveRequest:
@@ -90,23 +98,20 @@ def _check_plan(scene: Scene, request: ActiveRequest, decision: Decision) -> Non
     plan = decision.plan
     taken = set(plan.claims)
     reused = scene.reused if plan.uses_reuse else []
-    whole = Scene(scene.ledger, scene.resident, scene.pinned, scene.claims, reused, scene.host_blocks)
+    whole = replace(scene, reused=reused)
     new_blocks = plan.live_blocks - len(reused)
     assert whole.freed_by(taken) + plan.add_blocks >= new_blocks
     if decision.outcome is Outcome.SERVED:
         assert plan.live_blocks == request.required_blocks
     for name in taken:
         assert whole.freed_by(taken - {name}) + plan.add_blocks < new_blocks, f"{name} was not needed"
-    moved = 0
-    for name in plan.offload:
-        moved += len(scene.claims[name][1])
-    assert moved <= scene.host_blocks
+    assert scene.moved_by(plan.offload) <= scene.host_blocks
 
 
 def _check_blocking(scene: Scene, request: ActiveRequest, decision: Decision) -> None:
     """The blocking set is one of the smallest whose release admits the request, as long as claims alone block it."""
     new_blocks = request.required_blocks - len(scene.reused)
-    reserving = [name for name, (mode, _) in scene.claims.items() if mode.reserves_blocks]
+    reserving = _reserving(scene)
     if scene.freed_by(set(reserving)) < new_blocks:
         return
     smallest = min(
@@ -150,9 +155,69 @@ def test_every_decision_holds_on_a_model_that_scans(scene: Scene, blocks: int, t
         assert any(name in names and action in steps for action, names in done.items())
 
 
+@settings(max_examples=500)
+@given(scene=scenes(), blocks=st.integers(1, USABLE + 2))
+def test_claims_are_offloaded_whenever_some_of_them_make_the_room_and_fit_the_tier(scene: Scene, blocks: int) -> None:
+    """The fewest of them, whatever is shared, in use, reused, or in the tier already."""
+    policy = action_policy({mode.value: "offload_resident, refuse" for mode in RESERVING})
+    request = _request(scene, blocks, tries=0)
+    decision = decide(scene.ledger, request, policy)
+    new_blocks = request.required_blocks - len(scene.reused)
+    movable = [name for name in scene.claims if scene.ledger.shelf_of(name).is_whole and name in _reserving(scene)]
+    sizes = [
+        size
+        for size in range(len(movable) + 1)
+        for chosen in combinations(movable, size)
+        if scene.freed_by(set(chosen)) >= new_blocks and scene.moved_by(chosen) <= scene.host_blocks
+    ]
+    assert decision.is_admitted is bool(sizes)
+    if sizes:
+        assert len(decision.plan.offload) == sizes[0]
+        assert scene.moved_by(decision.plan.offload) <= scene.host_blocks
+
+
+def _reserving(scene: Scene) -> list[str]:
+    return [name for name, (mode, _) in scene.claims.items() if mode.reserves_blocks]
+
+
+@settings(max_examples=300)
+@given(scene=scenes(), blocks=st.integers(1, USABLE), wide=st.integers(1, 3))
+def test_widely_shared_blocks_do_not_spoil_the_smallest_answer(scene: Scene, blocks: int, wide: int) -> None:
+    """A system prompt under every claim, and few claims that share anything else: exact as without it."""
+    if scene.resident < wide:
+        return
+    for index in range(EXACT_ENTANGLED + 2):
+        own = {scene.resident - 1 - index} if index % 2 and index < scene.resident else set()
+        scene.ledger.add_claim(f"x{index}", mode=ProtectionMode.HARD_PROTECTED)
+        scene.claims[f"x{index}"] = (ProtectionMode.HARD_PROTECTED, own)
+    prompt = set(range(wide))
+    for name, (_, held) in scene.claims.items():
+        held.update(prompt)
+        scene.ledger.hold(name, sorted(held))
+    names = _reserving(scene)
+    shelves = {scene.ledger.shelf_of(name) for name in names}
+    reuse = scene.ledger.reuse_of(scene.reused)
+    chosen = fewest(scene.ledger, blocks=blocks, shelves=shelves, reuse=reuse)
+    unheld = scene.freed_by(set())
+    if chosen is None:
+        assert scene.freed_by(set(names)) - unheld < blocks
+        return
+    assert scene.freed_by(set(chosen)) - unheld >= blocks
+    for name in chosen:
+        assert scene.freed_by(set(chosen) - {name}) - unheld < blocks
+    entangled = {name for shelf in shelves for name in scene.ledger.shelves.entangled(shelf)}
+    if len(entangled.union(reuse.idle.alone)) <= EXACT_ENTANGLED:
+        for size in range(min(len(chosen), 3)):
+            assert all(scene.freed_by(set(some)) - unheld < blocks for some in combinations(names, size))
+
+
 @settings(max_examples=400)
-@given(scene=scenes(), blocks=st.integers(1, USABLE), counts_pinned=st.booleans())
-def test_the_answer_is_minimal_beyond_the_exact_limit_too(scene: Scene, blocks: int, counts_pinned: bool) -> None:
+@given(
+    scene=scenes(), blocks=st.integers(1, USABLE), counts_pinned=st.booleans(), wide_every=st.sampled_from([2, 5, 99])
+)
+def test_the_answer_is_minimal_beyond_the_exact_limit_too(
+    scene: Scene, blocks: int, counts_pinned: bool, wide_every: int
+) -> None:
     shelves = [
         Shelf(mode=mode, is_due=due, is_whole=whole)
         for mode in STRENGTH_ORDER
@@ -162,7 +227,7 @@ def test_the_answer_is_minimal_beyond_the_exact_limit_too(scene: Scene, blocks: 
     ]
     for index in range(EXACT_ENTANGLED + 1):  # entangle enough claims that the exact search does not apply
         scene.ledger.add_claim(f"x{index}", mode=ProtectionMode.HARD_PROTECTED)
-        held = {block for block in range(scene.resident) if (block + index) % 3 == 0}
+        held = {block for block in range(scene.resident) if (block + index) % 3 == 0 or block % wide_every == 1}
         scene.ledger.hold(f"x{index}", sorted(held))
         scene.claims[f"x{index}"] = (ProtectionMode.HARD_PROTECTED, held)
     if counts_pinned:

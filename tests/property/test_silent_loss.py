@@ -2,7 +2,8 @@
 
 The watcher looks into the block store itself, before and after each step, and shares no code with what keeps promises:
 a claim whose required blocks were all there, and now are not, must have ended (or left the device) in an event, and
-that event must come before the line of the first of its required blocks that was taken.
+that event must come before the line of the first of its required blocks that was taken. Of a hard claim, no block of
+its whole footprint may be taken for a request before such an event.
 
 `TENURE_SOAK_STEPS` sets the number of steps (100,000 without it) and `TENURE_SOAK_SEED` where they begin.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from tenure.arbiter.decision import Route
 from tenure.arbiter.pressure import LivePlan, even_chunks
 from tenure.arbiter.rules import ReuseAdmission, action_policy
-from tenure.claims.blocks import BlockKey
+from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
 from tenure.claims.modes import AttentionMode, ProtectionMode, RestorationOutcome
@@ -57,7 +58,7 @@ class Recorder:
     """A sink that keeps this step's events."""
 
     def __init__(self) -> None:
-        self.step: list[tuple[EventType, Mapping[str, FieldValue], str | None]] = []
+        self.step: list[tuple[EventType, Mapping[str, FieldValue], str | None, str | None]] = []
         self.sequence = 0
 
     def emit(
@@ -69,8 +70,8 @@ class Recorder:
         prefix_id: str | None = None,
         request_id: str | None = None,
     ) -> int:
-        del prefix_id, request_id
-        self.step.append((event_type, fields or {}, claim_id))
+        del prefix_id
+        self.step.append((event_type, fields or {}, claim_id, request_id))
         self.sequence += 1
         return self.sequence - 1
 
@@ -225,27 +226,41 @@ class Episode:
         block_of = {key: slot.block_id for key, slot in self.store._by_key.items()}
         waiting = list(self.runtime._waiting)
         whole = {name for name, watched in self.claims.items() if watched.is_whole and not watched.is_away}
+        hard = self._hard_blocks(block_of)
         self.sink.step.clear()
         self.act()
         for request_id in waiting:  # a deferred request that was admitted meanwhile
             if self.runtime.work(request_id).standing is Standing.RUNNING:
                 self.running.append(request_id)
-        self._check_order(whole, block_of)
+        self._check_order(whole, hard, block_of)
         self._check_store()
         self._check_counts()
 
-    def _check_order(self, whole: set[str], block_of: dict[BlockKey, int]) -> None:
+    def _hard_blocks(self, block_of: dict[BlockKey, int]) -> dict[str, set[int]]:
+        """What is on the device of the claims that were accepted as hard, by claim."""
+        statuses = [self.runtime.registry.status(name) for name, watched in self.claims.items() if not watched.is_away]
+        return {
+            status.claim.claim_id: {block_of[key] for key in block_keys(status.claim) if key in block_of}
+            for status in statuses
+            if status.claim.protection_mode is ProtectionMode.HARD_PROTECTED
+        }
+
+    def _check_order(self, whole: set[str], hard: dict[str, set[int]], block_of: dict[BlockKey, int]) -> None:
         """Through this step's events in order: no required block of a standing claim is taken."""
         required_in = {name: {block_of[key] for key in self.claims[name].required} for name in whole}
-        for event, fields, claim_id in self.sink.step:
+        for event, fields, claim_id, request_id in self.sink.step:
             if claim_id is not None and event.is_claim_event:
                 self._follow(event, claim_id, required_in)
+                if claim_id not in self.claims or self.claims[claim_id].is_away:
+                    hard.pop(claim_id, None)
             elif event is E.VICTIM_SELECTED and fields["victim_reason"] == "cached_prefix_reuse":
                 block = fields["physical_block_id"]
                 for name, blocks in required_in.items():
                     assert block not in blocks, f"block {block} of standing claim {name} was taken in silence"
+                for name, blocks in hard.items() if request_id is not None else ():
+                    assert block not in blocks, f"block {block} of hard claim {name} was taken while the claim stood"
             elif event is E.BLOCK_MATERIALIZED:
-                for blocks in required_in.values():
+                for blocks in (*required_in.values(), *hard.values()):
                     blocks.discard(int(str(fields["physical_block_id"])))
 
     def _follow(self, event: EventType, claim_id: str, required_in: dict[str, set[int]]) -> None:

@@ -17,15 +17,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from tenure.arbiter.blocking import StandingView, can_free, fewest
+from tenure.arbiter.blocking import fewest, freeable
 from tenure.arbiter.decision import ActiveRequest, Decision, Reason, ResidencyPlan
+from tenure.arbiter.moving import TierView, fewest_that_fit
 from tenure.arbiter.pressure import Pressure
 from tenure.arbiter.rules import STRENGTH_ORDER, ActionPolicy, Line, ReuseAdmission, Step
 from tenure.arbiter.standing import NO_REUSE, Reuse, Shelf
 from tenure.claims.modes import Action, Outcome, ProtectionMode
 
 
-class PressureView(StandingView, Protocol):
+class PressureView(TierView, Protocol):
     """All that a decision reads. `PoolLedger` answers it without scanning; a runtime may bring its own."""
 
     usable_blocks: int
@@ -41,10 +42,6 @@ class PressureView(StandingView, Protocol):
 
     def pressure(self, *, required_blocks: int, reuse: Reuse = NO_REUSE) -> Pressure:
         """The inequality for one request."""
-        ...
-
-    def claim_blocks(self, claim_id: str) -> int:
-        """Resident blocks a claim stands on: what the slower tier must take when it is offloaded."""
         ...
 
     def ends_at_s(self, claim_id: str) -> float | None:
@@ -86,13 +83,12 @@ class _Case:
         self.now_s = now_s
         self.empty_blocks = view.free_blocks - view.outstanding_blocks
         self.new_blocks = request.required_blocks - request.reuse.total_blocks
-        evictable = pressure.evictable_blocks - request.reuse.idle_evictable_blocks
+        evictable = pressure.evictable_blocks - request.reuse.evictable_blocks
         self.lacking_blocks = self.new_blocks - self.empty_blocks - evictable
         self.shelves: dict[ProtectionMode, list[Shelf]] = {}
         self.offers: dict[Shelf, list[Action]] = {}
         self.line_name = ""
         self._blocking: tuple[str, ...] | None = None
-        self._in_use: set[Shelf] | None = None
 
     # --- the lines ----------------------------------------------------------------------------------------------
 
@@ -149,7 +145,7 @@ class _Case:
         shelves: list[Shelf] = []
         for mode in present[:-1]:
             shelves += self._shelves_of(mode, later=later)
-            if can_free(self.view, blocks=lacking, shelves=shelves, reuse=self.request.reuse, counts_pinned=later):
+            if freeable(self.view, shelves=shelves, reuse=self.request.reuse, counts_pinned=later) >= lacking:
                 return mode.value, self.policy.line(mode)
         return present[-1].value, self.policy.line(present[-1])
 
@@ -158,46 +154,36 @@ class _Case:
         shelves = self.shelves.get(mode, [])
         if not later:
             return shelves
-        if self._in_use is None:
-            self._in_use = {self.view.shelf_of(claim) for claim in self.view.pinned_claims()}
-        return [*shelves, *(shelf for shelf in self._in_use if shelf.mode is mode and shelf not in shelves)]
+        in_use = (shelf for shelf in self.view.shelves.in_use() if shelf.mode is mode and shelf not in shelves)
+        return [*shelves, *in_use]
 
     # --- claims give way ----------------------------------------------------------------------------------------
 
     def _room_plan(self, blocks: int, *, reuse: Reuse) -> ResidencyPlan | None:
         """The fewest offered claims that free `blocks`, each by the first action in its line that can be done."""
-        shelves = [shelf for shelf, actions in self.offers.items() if actions != [Action.OFFLOAD_RESIDENT]]
-        if len(shelves) < len(self.offers):
-            return self._room_with_offload(blocks, reuse=reuse)
-        chosen = fewest(self.view, blocks=blocks, shelves=shelves, reuse=reuse)
+        moving = [shelf for shelf, actions in self.offers.items() if actions == [Action.OFFLOAD_RESIDENT]]
+        chosen = fewest_that_fit(
+            self.view,
+            blocks=blocks,
+            shelves=self.offers,
+            moving=moving,
+            room_blocks=self.view.host_free_blocks,
+            reuse=reuse,
+        )
         return None if chosen is None else self._assign(chosen, reuse=reuse)
 
-    def _room_with_offload(self, blocks: int, *, reuse: Reuse) -> ResidencyPlan | None:
-        """As `_room_plan`, where some claims can only be offloaded: what moves must fit the slower tier."""
-        room = self.view.host_free_blocks
-        for limit in (None, room, room // 2):
-            chosen = fewest(self.view, blocks=blocks, shelves=list(self.offers), reuse=reuse, at_most_each=limit)
-            plan = None if chosen is None else self._assign(chosen, reuse=reuse)
-            if plan is not None:
-                return plan
-        return None
-
-    def _assign(self, chosen: tuple[str, ...], *, reuse: Reuse) -> ResidencyPlan | None:
-        """Who does what; None when a claim that can only be offloaded has no room to go to."""
+    def _assign(self, chosen: tuple[str, ...], *, reuse: Reuse) -> ResidencyPlan:
+        """Who does what: the first action offered that can be done, claims that can only be offloaded first."""
         sides: dict[Action, list[str]] = {}
-        host_free = self.view.host_free_blocks
+        moved: list[str] = []
         for claim_id in sorted(chosen, key=lambda claim: len(self.offers[self.view.shelf_of(claim)])):
-            actions = self.offers[self.view.shelf_of(claim_id)]
-            moves = self.view.claim_blocks(claim_id)
-            for action in actions:
+            for action in self.offers[self.view.shelf_of(claim_id)]:
                 if action is Action.OFFLOAD_RESIDENT:
-                    if moves > host_free:
+                    if self.view.tier_blocks((*moved, claim_id)) > self.view.host_free_blocks:
                         continue
-                    host_free -= moves
+                    moved.append(claim_id)
                 sides.setdefault(action, []).append(claim_id)
                 break
-            else:
-                return None
         return ResidencyPlan(
             expire=tuple(sorted(sides.get(Action.EXPIRE_RESIDENT_CLAIM, ()))),
             demote=tuple(sorted(sides.get(Action.DEMOTE_RESIDENT_CLAIM, ()))),
@@ -240,7 +226,7 @@ class _Case:
             plan = self._room_plan(least_blocks - room, reuse=NO_REUSE)
         granted = max(least_blocks, min(room, self.request.required_blocks - 1))
         spilled = self.request.required_blocks - granted if action is Action.OFFLOAD_ACTIVE else 0
-        if plan is None or spilled > self.view.host_free_blocks:
+        if plan is None or spilled + self.view.tier_blocks(plan.offload) > self.view.host_free_blocks:
             return None
         plan = replace(
             plan,
@@ -318,7 +304,6 @@ class _Case:
         return self._unserved(Outcome.REFUSED, Action.REFUSE_ACTIVE, reason)
 
     def _unserved(self, outcome: Outcome, action: Action, reason: Reason) -> Decision:
-        ends = [end for claim in self.blocking_claim_ids if (end := self.view.ends_at_s(claim)) is not None]
         return Decision(
             request_id=self.request.request_id,
             outcome=outcome,
@@ -328,8 +313,14 @@ class _Case:
             blocking_claim_ids=self.blocking_claim_ids,
             waits_for_active_blocks=self.waits_for_active_blocks,
             line=self.line_name,
-            retry_after_s=max(0.0, min(ends) - self.now_s) if ends else None,
+            retry_after_s=self._retry_after_s(),
         )
+
+    def _retry_after_s(self) -> float | None:
+        """When all blocking claims have ended by themselves: every one of them is needed, so the last one counts."""
+        ends = [self.view.ends_at_s(claim) for claim in self.blocking_claim_ids]
+        known = [end for end in ends if end is not None]
+        return max(0.0, max(known) - self.now_s) if known and len(known) == len(ends) else None
 
     @property
     def waits_for_active_blocks(self) -> int:

@@ -65,9 +65,9 @@ class ActiveRequest:
 
     def __post_init__(self) -> None:
         if self.min_arena_blocks is not None and self.min_arena_blocks <= 0:
-            raise PolicyError(f"min_arena_blocks must be > 0 or None, got {self.min_arena_blocks}")
+            raise PolicyError(f"min_arena_blocks must be > 0 or None, got {self.min_arena_blocks} [TNR-ARB-012]")
         if self.tries < 0 or not self.waited_s >= 0:
-            raise PolicyError(f"tries and waited_s must be >= 0, got {self.tries} and {self.waited_s}")
+            raise PolicyError(f"tries and waited_s must be >= 0, got {self.tries} and {self.waited_s} [TNR-ARB-010]")
         required_blocks = max(self.live_plan.max_live_blocks, self.reuse.total_blocks)
         object.__setattr__(self, "required_blocks", required_blocks)
 
@@ -77,10 +77,11 @@ class ResidencyPlan:
     """What the runtime must do, in this order: every release before the loss that it excuses. Empty: nothing changes.
 
     Args:
-        expire: claims whose time has run out.
+        expire: the fewest of the claims whose time has run out that make the room.
         demote: claims that give up their protection.
         offload: claims whose blocks move to the slower tier.
-        harm: accepted claims that are broken on purpose, because the operator's line says so.
+        harm: accepted claims that are broken on purpose, because the operator's line says so. Each ends in an event
+            before its first block goes: harm by a block that its predicate needs, demotion where none such is taken.
         evict_blocks: idle blocks to take, in the runtime's own order, once the claims above gave way; unclaimed first.
         live_blocks: what the request may hold at once on the device.
         uses_reuse: whether it runs on the resident blocks it named.
@@ -125,7 +126,7 @@ class Decision:
             work has to end as well, the fewest that would still stand in the way after it ended.
         waits_for_active_blocks: what other active work would have to give back even if no claim stood in the way.
         line: which line of the policy was read: a protection mode, `active`, or empty when everything fitted.
-        retry_after_s: when the first blocking claim's time is up; None when no end is known.
+        retry_after_s: when the time of the last blocking claim is up; None when there is none, or one has no known end.
     """
 
     request_id: str

@@ -1,42 +1,21 @@
 """The view that decisions are made on, kept up to date by whoever moves blocks, so that no decision scans the pool.
 
 Every block the runtime has in use is here with two facts: how many active requests use it, and which claims stand on
-it. Blocks that the same claims stand on form a *group*; only counts per group are kept in order. A block gives way
-only when all claims of its group do, which is why blocks that two claims share are counted once and never sold twice.
+it. A block gives way only when all reserving claims on it do, which is why blocks that two claims share are counted
+once and never sold twice. `entries.py` has what is kept of each block and claim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from types import MappingProxyType
 
+from tenure.arbiter.entries import Block, Claim, Tally
 from tenure.arbiter.pressure import Pressure
-from tenure.arbiter.standing import NO_REUSE, NOBODY, Group, Reuse, Shelf, Shelves, Standing
+from tenure.arbiter.standing import NO_REUSE, Footing, Group, Reuse, Shelf, Shelves, Signature, Standing
 from tenure.claims.modes import ProtectionMode
 from tenure.errors import PlanError
-
-
-@dataclass(slots=True)
-class _Block:
-    pins: int = 0
-    reserving: Group = NOBODY
-    yielding: Group = NOBODY
-
-    @property
-    def group(self) -> Group:
-        """Who has to give way before the block may go: reserving claims first, the others only without them."""
-        return self.reserving or self.yielding
-
-
-@dataclass(slots=True)
-class _Claim:
-    claim_id: str
-    shelf: Shelf
-    order: int
-    ends_at_s: float | None
-    blocks: set[Hashable] = field(default_factory=set)
-    groups: set[Group] = field(default_factory=set)
 
 
 class PoolLedger:
@@ -44,7 +23,7 @@ class PoolLedger:
 
     Guarantees: `free + unclaimed + yielding + protected idle + pinned == usable` after every call; a block under a
     reserving claim, or in use, cannot be vacated; a failed call changes nothing. All questions that `decide` asks are
-    O(1) or O(log claims); a change costs O(blocks changed + claims touched x log claims).
+    O(1) or O(log claims). A change costs O(blocks changed x log claims), however many claims share these blocks.
 
     Args:
         usable_blocks: what can really be allocated (an engine's null block is not usable).
@@ -60,17 +39,12 @@ class PoolLedger:
         self.addable_blocks = addable_blocks
         self.outstanding_blocks = 0
         self.deferred_requests = 0
-        self._blocks: dict[Hashable, _Block] = {}
-        self._claims: dict[str, _Claim] = {}
-        self._idle: dict[Group, int] = {NOBODY: 0}
-        self._pinned: dict[Group, int] = {NOBODY: 0}
-        self._protected_idle = 0
-        self._protected_pinned = 0
-        self._pinned_total = 0
-        self._yielding_idle = 0
-        self._shared_idle = 0
+        self._blocks: dict[Hashable, Block] = {}
+        self._claims: dict[str, Claim] = {}
+        self._tally = Tally()
         self._shelves = Shelves()
         self._arrivals = 0
+        self._ends: list[tuple[float, str]] = []
 
     # --- what decisions ask -------------------------------------------------------------------------------------
 
@@ -82,26 +56,26 @@ class PoolLedger:
     @property
     def unclaimed_blocks(self) -> int:
         """Idle blocks that nobody claimed: the ordinary victims."""
-        return self._idle[NOBODY]
+        return self._tally.unclaimed_idle_blocks
 
     @property
     def yielding_blocks(self) -> int:
         """Idle blocks on which only claims stand that reserve nothing."""
-        return self._yielding_idle
+        return self._tally.yielding_idle_blocks
 
     @property
     def protected_blocks(self) -> int:
         """Blocks under at least one reserving claim, each once, in use or idle."""
-        return self._protected_idle + self._protected_pinned
+        return self._tally.protected_idle_blocks + self._tally.protected_pinned_blocks
 
     @property
     def active_blocks(self) -> int:
         """Blocks that active work uses or was promised."""
-        return self._pinned_total + self.outstanding_blocks
+        return self._tally.pinned_blocks + self.outstanding_blocks
 
     def pressure(self, *, required_blocks: int, reuse: Reuse = NO_REUSE) -> Pressure:
         """The inequality for a request that needs `required_blocks` live at once, the reused ones included."""
-        overlap = self._protected_pinned + reuse.idle_protected_blocks + reuse.pinned_blocks
+        overlap = self._tally.protected_pinned_blocks + reuse.idle_protected_blocks + reuse.pinned_blocks
         return Pressure(
             usable_blocks=self.usable_blocks,
             protected_blocks=self.protected_blocks,
@@ -118,44 +92,42 @@ class PoolLedger:
         """Claims in the order in which they would give way; to be read only."""
         return self._shelves
 
-    @property
-    def shared_blocks(self) -> int:
-        """Idle blocks on which several claims stand: what no claim alone would free."""
-        return self._shared_idle
+    def shared_blocks(self, *, pinned: bool) -> Mapping[Signature, int]:
+        """Blocks on which several claims stand, by the shelves of these: the idle ones, or those in active use."""
+        return self._tally.shared_pinned if pinned else self._tally.shared_idle
 
     def shelf_of(self, claim_id: str) -> Shelf:
         """The shelf a claim is on."""
         return self._claim(claim_id).shelf
 
-    def groups_of(self, claim_id: str) -> frozenset[Group]:
-        """The groups of blocks that a claim stands on and that only it, or only it with others, keeps from going."""
-        return frozenset(self._claim(claim_id).groups)
-
-    def idle_in(self, group: Group) -> int:
-        """Idle blocks of a group."""
-        return self._idle.get(group, 0)
-
-    def pinned_in(self, group: Group) -> int:
-        """Blocks of a group that active work uses: they are idle, and protected, once it ends."""
-        return self._pinned.get(group, 0)
-
-    def pinned_claims(self) -> tuple[str, ...]:
-        """Reserving claims with blocks in active use, sorted. O(such groups)."""
-        return tuple(sorted({claim for group, blocks in self._pinned.items() if blocks for claim in group}))
-
     def standing_of(self, claim_id: str) -> Standing:
-        """What a claim alone would free now, with its place in the order."""
-        claim = self._claim(claim_id)
-        return (self.idle_in(frozenset((claim_id,))), claim.order, claim_id)
+        """What a claim alone would free now, with its place in the order. One that reserves nothing frees nothing."""
+        return self._claim(claim_id).standing
+
+    def pinned_alone(self, claim_id: str) -> int:
+        """Blocks in active use on which only this claim stands: idle, and protected, once that work ends."""
+        return self._claim(claim_id).alone_pinned_blocks
+
+    def shared_by(self, claim_id: str) -> Collection[Block]:
+        """The blocks that a claim shares with other reserving claims; to be read only."""
+        return self._claim(claim_id).shared.values()
 
     def claim_blocks(self, claim_id: str) -> int:
         """How many resident blocks a claim stands on, in use or idle. O(1)."""
         return len(self._claim(claim_id).blocks)
 
+    def tier_blocks(self, claim_ids: Iterable[str]) -> int:
+        """New room in the slower tier for the rows of these claims together: what they share, and what it has already,
+        is not counted again. O(claims + blocks that they share)."""
+        claims = [self._claim(claim_id) for claim_id in claim_ids]
+        alone = sum(len(claim.blocks) - len(claim.shared) - claim.alone_copied_blocks for claim in claims)
+        shared = {block_id for claim in claims for block_id, block in claim.shared.items() if not block.is_copied}
+        return alone + len(shared)
+
     @property
     def active_unprotected_blocks(self) -> int:
         """Blocks that active work uses or was promised and that no reserving claim covers. For acceptance."""
-        return self.active_blocks - self._protected_pinned
+        return self.active_blocks - self._tally.protected_pinned_blocks
 
     def ends_at_s(self, claim_id: str) -> float | None:
         """When the promised time of a claim runs out, on the clock the runtime passes in; None for no end."""
@@ -163,30 +135,52 @@ class PoolLedger:
 
     def reuse_of(self, blocks: Iterable[Hashable]) -> Reuse:
         """How these resident blocks stand, for a request that would use them. O(blocks)."""
-        unclaimed = pinned = pinned_protected = idle_protected = 0
-        by_group: dict[Group, int] = {}
+        evictable = pinned = pinned_protected = idle_protected = 0
+        idle_alone: dict[str, int] = {}
+        pinned_alone: dict[str, int] = {}
+        idle_shared: dict[Signature, int] = {}
+        pinned_shared: dict[Signature, int] = {}
+        shared_ids: list[Hashable] = []
         for block_id in blocks:
             block = self._block(block_id)
-            if block.pins:
-                pinned += 1
-                pinned_protected += bool(block.reserving)
-            elif block.group:
-                by_group[block.group] = by_group.get(block.group, 0) + 1
-                idle_protected += bool(block.reserving)
+            in_use, holders = block.pins > 0, len(block.reserving)
+            pinned += in_use
+            if not holders:
+                evictable += not in_use
+                continue
+            pinned_protected += in_use
+            idle_protected += not in_use
+            if holders == 1:
+                alone = pinned_alone if in_use else idle_alone
+                claim_id = next(iter(block.reserving))
+                alone[claim_id] = alone.get(claim_id, 0) + 1
             else:
-                unclaimed += 1
+                shared = pinned_shared if in_use else idle_shared
+                shared[block.signature] = shared.get(block.signature, 0) + 1
+                shared_ids.append(block_id)
         return Reuse(
-            unclaimed_blocks=unclaimed,
+            evictable_blocks=evictable,
             pinned_blocks=pinned,
             pinned_protected_blocks=pinned_protected,
             idle_protected_blocks=idle_protected,
-            idle_by_group=MappingProxyType(by_group),
+            idle=Footing(alone=MappingProxyType(idle_alone), shared=MappingProxyType(idle_shared)),
+            pinned=Footing(alone=MappingProxyType(pinned_alone), shared=MappingProxyType(pinned_shared)),
+            shared_block_ids=frozenset(shared_ids),
         )
 
     def holders(self, block_id: Hashable) -> Group:
-        """Every claim that stands on a block, whatever its mode."""
+        """Every claim that stands on a block, whatever its mode. O(claims on it)."""
         block = self._block(block_id)
-        return block.reserving | block.yielding
+        return block.group.union(block.yielding)
+
+    def is_kept(self, block_id: Hashable, *, against: Collection[str] = ()) -> bool:
+        """Whether a reserving claim other than these stands on a block. O(these), however many claims share it."""
+        reserving = self._block(block_id).reserving
+        return len(reserving) > len(against) or any(claim_id not in against for claim_id in reserving)
+
+    def yielding_modes(self, block_id: Hashable) -> frozenset[ProtectionMode]:
+        """The modes of the claims on a block that reserve nothing."""
+        return frozenset(claim.shelf.mode for claim in self._block(block_id).yielding.values())
 
     def pins(self, block_id: Hashable) -> int:
         """How many active requests use a block."""
@@ -202,9 +196,8 @@ class PoolLedger:
                 f"cannot occupy {len(taken)} blocks: {self.free_blocks} are free, and each may be named once"
             )
         for block_id in taken:
-            self._blocks[block_id] = _Block(pins=1)
-        self._pinned[NOBODY] += len(taken)
-        self._pinned_total += len(taken)
+            self._blocks[block_id] = Block(block_id, pins=1)
+        self._tally.pinned_blocks += len(taken)
 
     def pin(self, blocks: Iterable[Hashable]) -> None:
         """One more active request uses these resident blocks."""
@@ -229,18 +222,21 @@ class PoolLedger:
                 raise PlanError(f"block {block_id!r} is used by {block.pins} active requests, so it cannot be vacated")
             if block.reserving:
                 raise PlanError(
-                    f"block {block_id!r} is under {', '.join(sorted(block.reserving))}: "
+                    f"block {block_id!r} is under {_some(block.group)}: "
                     "a release, an offload or a harm has to come before the loss"
                 )
-        touched: set[str] = set()
         for block_id, block in found:
-            self._count(block, by=-1)
-            touched |= block.yielding
-            for claim_id in block.yielding:
-                self._claims[claim_id].blocks.discard(block_id)
-            self._regroup(block.yielding)
+            self._tally.count(block, by=-1)
+            for claim in block.yielding.values():
+                claim.blocks.discard(block_id)
             del self._blocks[block_id]
-        self._relist(touched)
+
+    def note_copies(self, blocks: Iterable[Hashable], *, exist: bool) -> None:
+        """The slower tier has the rows of these resident blocks too, or no longer has them. O(blocks)."""
+        for block in [self._block(block_id) for block_id in blocks]:
+            self._tally.count(block, by=-1)
+            block.is_copied = exist
+            self._tally.count(block, by=1)
 
     def promise(self, blocks: int) -> None:
         """An admitted request will allocate this many blocks later (negative: it has, or gave them back)."""
@@ -261,8 +257,9 @@ class PoolLedger:
         """A claim that was accepted. It stands on nothing yet."""
         if claim_id in self._claims:
             raise PlanError(f"claim {claim_id!r} is in the ledger already")
-        self._claims[claim_id] = _Claim(claim_id, Shelf(mode=mode), self._arrivals, ends_at_s)
+        self._claims[claim_id] = Claim(claim_id, Shelf(mode=mode), self._arrivals, ends_at_s=None)
         self._arrivals += 1
+        self.set_end(claim_id, ends_at_s)
 
     def has_claim(self, claim_id: str) -> bool:
         """Whether a claim is in the ledger."""
@@ -294,101 +291,100 @@ class PoolLedger:
     def mark(self, claim_id: str, *, is_due: bool | None = None, is_whole: bool | None = None) -> None:
         """The promised time of a claim has run out, its predicate came to hold, or the contrary. None: as it was."""
         claim = self._claim(claim_id)
-        claim.shelf = Shelf(
-            mode=claim.shelf.mode,
-            is_due=claim.shelf.is_due if is_due is None else is_due,
-            is_whole=claim.shelf.is_whole if is_whole is None else is_whole,
+        old = claim.shelf
+        new = Shelf(
+            mode=old.mode,
+            is_due=old.is_due if is_due is None else is_due,
+            is_whole=old.is_whole if is_whole is None else is_whole,
         )
-        self._relist({claim_id})
+        if new == old:
+            return
+        claim.shelf = new
+        for block in claim.shared.values():
+            self._tally.count(block, by=-1)
+            block.reshelve(old, new)
+            self._tally.count(block, by=1)
+        self._relist([claim])
 
     def set_end(self, claim_id: str, ends_at_s: float | None) -> None:
-        """A renewal moved the end of a claim."""
-        self._claim(claim_id).ends_at_s = ends_at_s
+        """When the promised time of a claim runs out, at first or after a renewal; None for no end."""
+        claim = self._claim(claim_id)
+        claim.ends_at_s = ends_at_s
+        if ends_at_s is not None:
+            heapq.heappush(self._ends, (ends_at_s, claim_id))
+        self.mark(claim_id, is_due=False)
+
+    def mark_due(self, *, now_s: float) -> bool:
+        """Mark every claim whose time has run out; whether any claim is marked for the first time. O(1) if none."""
+        found = False
+        while self._ends and self._ends[0][0] <= now_s:
+            end, claim_id = heapq.heappop(self._ends)
+            claim = self._claims.get(claim_id)
+            if claim is not None and claim.ends_at_s == end:
+                self.mark(claim_id, is_due=True)
+                found = True
+        return found
 
     # --- bookkeeping --------------------------------------------------------------------------------------------
 
-    def _claim(self, claim_id: str) -> _Claim:
+    def _claim(self, claim_id: str) -> Claim:
         try:
             return self._claims[claim_id]
         except KeyError:
             raise PlanError(f"claim {claim_id!r} is not in the ledger") from None
 
-    def _block(self, block_id: Hashable) -> _Block:
+    def _block(self, block_id: Hashable) -> Block:
         try:
             return self._blocks[block_id]
         except KeyError:
             raise PlanError(f"block {block_id!r} is not resident") from None
 
-    def _count(self, block: _Block, *, by: int) -> None:
-        """Add or take one block from every total it belongs to."""
-        group = block.group
-        counts = self._pinned if block.pins else self._idle
-        counts[group] = counts.get(group, 0) + by
-        if len(group) > 1 and not block.pins:
-            self._shared_idle += by
-        if block.pins:
-            self._pinned_total += by
-            self._protected_pinned += by if block.reserving else 0
-        elif block.reserving:
-            self._protected_idle += by
-        elif block.yielding:
-            self._yielding_idle += by
-
-    def _regroup(self, group: Group) -> None:
-        """After counts changed: a group without blocks is forgotten, one with blocks is known to its claims."""
-        if not group:
-            return
-        exists = self._idle.get(group, 0) + self._pinned.get(group, 0) > 0
-        for claim_id in group:
-            groups = self._claims[claim_id].groups
-            if exists:
-                groups.add(group)
-            else:
-                groups.discard(group)
-        if not exists:
-            self._idle.pop(group, None)
-            self._pinned.pop(group, None)
-
-    def _change_pins(self, found: list[tuple[Hashable, _Block]], *, by: int) -> None:
-        touched: set[str] = set()
+    def _change_pins(self, found: list[tuple[Hashable, Block]], *, by: int) -> None:
+        touched: dict[str, Claim] = {}
         for _, block in found:
-            was_pinned = block.pins > 0
-            if was_pinned == (block.pins + by > 0):
+            if (block.pins > 0) == (block.pins + by > 0):
                 block.pins += by
                 continue
-            self._count(block, by=-1)
+            self._tally.count(block, by=-1)
             block.pins += by
-            self._count(block, by=1)
-            touched |= block.group
-        self._relist(touched)
+            self._tally.count(block, by=1)
+            if block.holders == 1:
+                touched.update(block.reserving)
+        self._relist(touched.values())
 
-    def _change_holders(self, found: list[tuple[Hashable, _Block]], claim: _Claim, *, holds: bool) -> None:
-        own = frozenset((claim.claim_id,))
-        touched: set[str] = {claim.claim_id}
-        changed: set[Group] = set()
+    def _change_holders(self, found: list[tuple[Hashable, Block]], claim: Claim, *, holds: bool) -> None:
+        touched = {claim.claim_id: claim}
         for block_id, block in found:
-            self._count(block, by=-1)
-            changed.add(block.group)
-            held = block.reserving if claim.shelf.mode.reserves_blocks else block.yielding
-            held = held | own if holds else held - own
-            if claim.shelf.mode.reserves_blocks:
-                block.reserving = held
+            self._tally.count(block, by=-1)
+            if not claim.shelf.mode.reserves_blocks:
+                if holds:
+                    block.yielding[claim.claim_id] = claim
+                else:
+                    del block.yielding[claim.claim_id]
             else:
-                block.yielding = held
-            self._count(block, by=1)
-            changed.add(block.group)
+                moved = block.join(claim) if holds else block.leave(claim)
+                touched.update((other.claim_id, other) for other in moved)
+            self._tally.count(block, by=1)
             if holds:
                 claim.blocks.add(block_id)
             else:
                 claim.blocks.discard(block_id)
-        for group in changed:
-            self._regroup(group)
-            touched |= group
-        self._relist(touched)
+        self._relist(touched.values())
 
-    def _relist(self, touched: Iterable[str]) -> None:
-        """Put claims back where their new counts belong. O(claims x log claims)."""
-        for claim_id in touched:
-            claim = self._claims[claim_id]
-            is_entangled = any(len(group) > 1 and self._idle.get(group, 0) for group in claim.groups)
-            self._shelves.place(claim.shelf, self.standing_of(claim_id), is_entangled=is_entangled)
+    def _relist(self, touched: Iterable[Claim]) -> None:
+        """Put reserving claims back where their new counts belong. O(claims x log claims)."""
+        for claim in touched:
+            if claim.shelf.mode.reserves_blocks:
+                self._shelves.place(
+                    claim.shelf,
+                    claim.standing,
+                    pinned_blocks=claim.alone_pinned_blocks,
+                    is_entangled=claim.closely_shared_blocks > 0,
+                    shares_widely=claim.widely_shared_blocks > 0,
+                )
+
+
+def _some(claims: Group) -> str:
+    """The names of a few claims, and how many more there are."""
+    shown = ", ".join(sorted(claims)[:8])
+    return shown if len(claims) <= 8 else f"{shown} and {len(claims) - 8} more"

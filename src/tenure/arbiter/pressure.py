@@ -20,12 +20,12 @@ class LivePlan:
 
     Args:
         chunk_blocks: blocks computed in each step; the sum is the request's total. Each is > 0.
-        attention_mode: what stays live between the steps.
+        attention_mode: what stays live between the steps; its published name will do.
         window_blocks: blocks a sliding window keeps. 0 keeps none, None is allowed only where there is no window.
 
     Raises:
-        PolicyError: an empty or non-positive schedule, a negative window, a window without a sliding window mode or a
-            sliding window mode without a window.
+        PolicyError: an empty or non-positive schedule, an unknown mode, a negative window, a window without a sliding
+            window mode or a sliding window mode without a window. The message names the field and the clause.
 
     Source: resident-claims contract, feasibility: full_attention min(T, c1+..+ci), sliding_window min(W, T, c1+..+ci),
     recompute_free_between_chunks min(ci, T).
@@ -36,17 +36,24 @@ class LivePlan:
     window_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.chunk_blocks or min(self.chunk_blocks) <= 0:
-            raise PolicyError(f"chunk_blocks must be one or more positive block counts, got {self.chunk_blocks}")
+        chunks: object = self.chunk_blocks
+        if not isinstance(chunks, tuple) or not chunks or not all(_is_count(chunk, least=1) for chunk in chunks):
+            raise PolicyError(
+                f"chunk_blocks must be a tuple of one or more positive block counts, got {chunks!r} [TNR-CAP-001]"
+            )
+        object.__setattr__(self, "attention_mode", parse_attention_mode(self.attention_mode))
         windowed = self.attention_mode is AttentionMode.SLIDING_WINDOW
         if windowed and self.window_blocks is None:
-            raise PolicyError("window_blocks is missing: attention_mode sliding_window needs one (0 keeps nothing)")
+            raise PolicyError(
+                "window_blocks is missing: attention_mode sliding_window needs one, 0 keeps nothing [TNR-ARB-012]"
+            )
         if not windowed and self.window_blocks is not None:
             raise PolicyError(
-                f"window_blocks is {self.window_blocks} but attention_mode is {self.attention_mode}: leave it out"
+                f"window_blocks is {self.window_blocks} but attention_mode is {self.attention_mode.value}: leave it out "
+                " [TNR-ARB-012]"
             )
-        if self.window_blocks is not None and self.window_blocks < 0:
-            raise PolicyError(f"window_blocks must be >= 0, got {self.window_blocks}")
+        if self.window_blocks is not None and not _is_count(self.window_blocks, least=0):
+            raise PolicyError(f"window_blocks must be a block count >= 0, got {self.window_blocks!r} [TNR-ARB-012]")
 
     @property
     def total_blocks(self) -> int:
@@ -80,10 +87,24 @@ class LivePlan:
         return None
 
 
+def _is_count(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def parse_attention_mode(value: object) -> AttentionMode:
+    """The mode, or that of a published name. Raises PolicyError for any other value."""
+    for mode in AttentionMode:
+        if value == mode.value:
+            return mode
+    raise PolicyError(f"attention_mode {value!r} is none; use one of {', '.join(AttentionMode)} [TNR-CAP-001]")
+
+
 def even_chunks(*, total_blocks: int, chunk_blocks: int) -> tuple[int, ...]:
     """A schedule of equal chunks that adds up to `total_blocks`, the last one smaller where it must be."""
     if total_blocks <= 0 or chunk_blocks <= 0:
-        raise PolicyError(f"a schedule needs positive sizes, got total {total_blocks} in chunks of {chunk_blocks}")
+        raise PolicyError(
+            f"a schedule needs positive sizes, got total {total_blocks} in chunks of {chunk_blocks} [TNR-CAP-001]"
+        )
     full, rest = divmod(total_blocks, chunk_blocks)
     return (chunk_blocks,) * full + ((rest,) if rest else ())
 

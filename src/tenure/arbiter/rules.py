@@ -117,32 +117,34 @@ def parse_line(text: str) -> Line:
     """Read one line of configuration. Raises PolicyError that names the step and what it could have been."""
     steps = tuple(_parse_step(part.strip(), line=text) for part in text.split(",")) if text.strip() else ()
     if not steps:
-        raise PolicyError("a line needs at least one step, for example 'defer 30s, refuse'")
+        raise PolicyError("a line needs at least one step, for example 'defer 30s, refuse' [TNR-ARB-001]")
     for step in steps[:-1]:
         if step.action is Action.REFUSE_ACTIVE:
-            raise PolicyError(f"nothing can come after refuse, in line {text!r}")
+            raise PolicyError(f"nothing can come after refuse, in line {text!r} [TNR-PRG-003]")
     actions = [step.action for step in steps]
     for action in actions:
         if actions.count(action) > 1:
-            raise PolicyError(f"{_WORD_OF[action]} is there twice, in line {text!r}")
+            raise PolicyError(f"{_WORD_OF[action]} is there twice, in line {text!r} [TNR-ARB-001]")
     return Line(steps=steps)
 
 
 def _parse_step(text: str, *, line: str) -> Step:
     match = _STEP.fullmatch(text)
     if match is None or match["word"] not in _STEP_WORDS:
-        raise PolicyError(f"{text!r} is no step; use {', '.join(_STEP_WORDS)} (in line {line!r})")
+        raise PolicyError(f"{text!r} is no step, in line {line!r}; use {', '.join(_STEP_WORDS)} [TNR-ARB-001]")
     action = _STEP_WORDS[match["word"]]
     if action is not Action.DEFER_ACTIVE:
         if match["number"]:
-            raise PolicyError(f"{match['word']} takes no number, in line {line!r}")
+            raise PolicyError(f"{match['word']} takes no number, in line {line!r} [TNR-ARB-001]")
         return Step(action=action)
     if not match["number"]:
-        raise PolicyError(f"defer needs a bound, tries or seconds, as in 'defer 8' or 'defer 30s' (in line {line!r})")
+        raise PolicyError(
+            f"defer needs a bound, tries or seconds, as in 'defer 8' or 'defer 30s', in line {line!r} [TNR-ARB-010]"
+        )
     if match["unit"]:
         return Step(action=action, max_wait_s=float(match["number"]))
     if "." in match["number"] or int(match["number"]) < 1:
-        raise PolicyError(f"defer counts whole tries from 1, got {match['number']} (in line {line!r})")
+        raise PolicyError(f"defer counts whole tries from 1, got {match['number']}, in line {line!r} [TNR-ARB-010]")
     return Step(action=action, max_tries=int(match["number"]))
 
 
@@ -210,15 +212,19 @@ def action_policy(
     wanted = dict(DEFAULT_LINES)
     for name, text in (lines if lines is not None else {}).items():
         if name in _WITHOUT_LINE:
-            raise PolicyError(f"{name} reserves nothing: its blocks go in the runtime's order, and no line is read")
+            raise PolicyError(
+                f"{name} reserves nothing: its blocks go in the runtime's order, and no line is read [TNR-ARB-014]"
+            )
         if name not in wanted:
-            raise PolicyError(f"{name!r} is no protection mode; use one of {', '.join(wanted)}")
+            raise PolicyError(f"{name!r} is no protection mode; use one of {', '.join(wanted)} [TNR-ARB-001]")
         wanted[name] = text
     if max_deferred_requests < 0 or math.isnan(max_deferred_requests):
-        raise PolicyError(f"max_deferred_requests must be >= 0, got {max_deferred_requests}")
+        raise PolicyError(f"max_deferred_requests must be >= 0, got {max_deferred_requests} [TNR-ARB-010]")
     parsed = {name: parse_line(text) for name, text in wanted.items()}
     if any(step.is_claim_side for step in parsed[ACTIVE_LINE].steps):
-        raise PolicyError(f"line 'active' is read when no claim is in the way: {parsed[ACTIVE_LINE]} has claims pay")
+        raise PolicyError(
+            f"line 'active' is read when no claim is in the way: {parsed[ACTIVE_LINE]} has claims pay [TNR-ARB-004]"
+        )
     return ActionPolicy(
         lines=MappingProxyType(parsed), reuse_admission=reuse_admission, max_deferred_requests=max_deferred_requests
     )

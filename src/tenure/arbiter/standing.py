@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from tenure.claims.modes import ProtectionMode
 
-#: Claims that stand on the same blocks. The empty group is that of idle blocks nobody claimed.
+#: Reserving claims that stand on the same block: all of them have to give way before it may go.
 Group = frozenset[str]
-NOBODY: Group = frozenset()
+
+#: Up to this many claims on a block, it ties them *closely*: they are known to each other's search. A block that more
+#: claims share is *widely* shared. It frees nothing for any answer of fewer claims, and it costs the same to use, let go
+#: or claim however many they are.
+CLOSELY_SHARED = 8
 
 #: (blocks that are idle and nobody else's, order of arrival, claim id): what a claim would free by giving way.
 Standing = tuple[int, int, str]
@@ -40,33 +44,49 @@ class Shelf:
         return self._hash
 
 
+#: The shelves of the claims that share a block. There are few of them however many claims share however many blocks.
+Signature = frozenset[Shelf]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footing:
+    """Blocks under reserving claims, by who would have to give way.
+
+    Args:
+        alone: blocks on which one claim stands, by that claim.
+        shared: blocks on which several stand, by the shelves that these are on.
+    """
+
+    alone: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    shared: Mapping[Signature, int] = field(default_factory=lambda: MappingProxyType({}))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
     """Resident blocks that a request would use as they are. Made by `PoolLedger.reuse_of`.
 
     Args:
-        unclaimed_blocks: idle ones under nobody's claim; using them takes them from the evictable ones.
+        evictable_blocks: idle ones under no reserving claim; using them takes them from the evictable ones.
         pinned_blocks: ones that other active work uses already.
         pinned_protected_blocks: those of them that a reserving claim stands on.
         idle_protected_blocks: idle ones under a reserving claim.
-        idle_by_group: idle ones that somebody claimed, by who stands on them.
+        idle: how these stand.
+        pinned: how `pinned_protected_blocks` stand.
+        shared_block_ids: blocks of both kinds on which several claims stand.
     """
 
-    unclaimed_blocks: int = 0
+    evictable_blocks: int = 0
     pinned_blocks: int = 0
     pinned_protected_blocks: int = 0
     idle_protected_blocks: int = 0
-    idle_by_group: Mapping[Group, int] = field(default_factory=lambda: MappingProxyType({}))
-
-    @property
-    def idle_evictable_blocks(self) -> int:
-        """Idle ones that could have been evicted: unclaimed, or under claims that reserve nothing."""
-        return self.unclaimed_blocks + sum(self.idle_by_group.values()) - self.idle_protected_blocks
+    idle: Footing = Footing()
+    pinned: Footing = Footing()
+    shared_block_ids: frozenset[Hashable] = frozenset()
 
     @property
     def total_blocks(self) -> int:
         """All resident blocks that need no new room."""
-        return self.unclaimed_blocks + self.pinned_blocks + sum(self.idle_by_group.values())
+        return self.evictable_blocks + self.idle_protected_blocks + self.pinned_blocks
 
 
 NO_REUSE = Reuse()
@@ -76,18 +96,27 @@ NO_REUSE = Reuse()
 class _Place:
     shelf: Shelf
     standing: Standing
+    pinned_blocks: int
     is_entangled: bool
+    shares_widely: bool
+
+    @property
+    def is_seen(self) -> bool:
+        return bool(self.standing[0] or self.is_entangled or self.shares_widely)
 
 
 class Shelves:
-    """Every claim that would free something, on its shelf, the smallest gain first. Reading is O(1), `place` and
-    `remove` are O(log claims) comparisons."""
+    """Every reserving claim that would free something, on its shelf, the smallest gain first. Reading is O(1), `place`
+    and `remove` are O(log claims) comparisons."""
 
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
         self._listed: dict[Shelf, list[Standing]] = {}
         self._listed_blocks: dict[Shelf, int] = {}
+        self._pinned: dict[Shelf, dict[str, None]] = {}
+        self._pinned_blocks: dict[Shelf, int] = {}
         self._entangled: dict[Shelf, dict[str, None]] = {}
+        self._wide: dict[Shelf, dict[str, None]] = {}
         self._occupied: dict[Shelf, int] = {}
 
     def listed(self, shelf: Shelf) -> Sequence[Standing]:
@@ -95,32 +124,55 @@ class Shelves:
         return self._listed.get(shelf, ())
 
     def listed_blocks(self, shelf: Shelf) -> int:
-        """What all claims of `listed(shelf)` together would free."""
+        """What all claims of `listed(shelf)` together would free, shared blocks left out."""
         return self._listed_blocks.get(shelf, 0)
 
+    def pinned(self, shelf: Shelf) -> Collection[str]:
+        """Claims of a shelf with blocks in active use on which nobody else stands."""
+        return self._pinned.get(shelf, {})
+
+    def pinned_blocks(self, shelf: Shelf) -> int:
+        """How many blocks those are together."""
+        return self._pinned_blocks.get(shelf, 0)
+
     def entangled(self, shelf: Shelf) -> Collection[str]:
-        """Claims of a shelf that share idle blocks with others: together they free more than their listed gains."""
+        """Claims of a shelf that share a block closely: together they may free more than their listed gains."""
         return self._entangled.get(shelf, {})
 
+    def widely_sharing(self, shelf: Shelf) -> Collection[str]:
+        """Claims of a shelf that stand on a widely shared block."""
+        return self._wide.get(shelf, {})
+
     def occupied(self) -> Collection[Shelf]:
-        """The shelves on which some claim would free something, alone or with others; not to be changed."""
+        """The shelves on which some claim might free something, alone or with others; not to be changed."""
         return self._occupied
 
-    def place(self, shelf: Shelf, standing: Standing, *, is_entangled: bool) -> None:
+    def in_use(self) -> Collection[Shelf]:
+        """The shelves on which some claim alone has blocks in active use; not to be changed."""
+        return self._pinned
+
+    def place(
+        self, shelf: Shelf, standing: Standing, *, pinned_blocks: int, is_entangled: bool, shares_widely: bool
+    ) -> None:
         """Put a claim where its standing belongs, away from where it was."""
         gain, _, claim_id = standing
-        place = _Place(shelf, standing, is_entangled)
+        place = _Place(shelf, standing, pinned_blocks, is_entangled, shares_widely)
         if self._places.get(claim_id) == place:
             return
         self.remove(claim_id)
         self._places[claim_id] = place
         if is_entangled:
             self._entangled.setdefault(shelf, {})[claim_id] = None
-            self._occupy(shelf, by=1)
+        if shares_widely:
+            self._wide.setdefault(shelf, {})[claim_id] = None
+        if pinned_blocks:
+            self._pinned.setdefault(shelf, {})[claim_id] = None
+            self._pinned_blocks[shelf] = self._pinned_blocks.get(shelf, 0) + pinned_blocks
         if gain:
             insort(self._listed.setdefault(shelf, []), standing)
             self._listed_blocks[shelf] = self._listed_blocks.get(shelf, 0) + gain
-            self._occupy(shelf, by=1)
+        if place.is_seen:
+            self._occupied[shelf] = self._occupied.get(shelf, 0) + 1
 
     def remove(self, claim_id: str) -> None:
         """Take a claim off its shelf; one that is on none changes nothing."""
@@ -132,12 +184,20 @@ class Shelves:
             listed = self._listed[shelf]
             del listed[bisect_left(listed, standing)]
             self._listed_blocks[shelf] -= standing[0]
-            self._occupy(shelf, by=-1)
+        if place.pinned_blocks:
+            _discard(self._pinned, shelf, claim_id)
+            self._pinned_blocks[shelf] -= place.pinned_blocks
         if place.is_entangled:
-            del self._entangled[shelf][claim_id]
-            self._occupy(shelf, by=-1)
+            _discard(self._entangled, shelf, claim_id)
+        if place.shares_widely:
+            _discard(self._wide, shelf, claim_id)
+        if place.is_seen:
+            self._occupied[shelf] -= 1
+            if not self._occupied[shelf]:
+                del self._occupied[shelf]
 
-    def _occupy(self, shelf: Shelf, *, by: int) -> None:
-        self._occupied[shelf] = self._occupied.get(shelf, 0) + by
-        if not self._occupied[shelf]:
-            del self._occupied[shelf]
+
+def _discard(members: dict[Shelf, dict[str, None]], shelf: Shelf, claim_id: str) -> None:
+    del members[shelf][claim_id]
+    if not members[shelf]:
+        del members[shelf]

@@ -5,6 +5,19 @@ row says what was decided, because a decision that fits costs less than one that
 the figure is the dearest of them. Figures are plain medians; the median of the least disturbed tenth of a run (`quiet_us`)
 and the 99th percentile stand beside them.
 The baseline of a decision is what the incremental ledger replaces: one scan over the blocks that counts them.
+
+What each figure means:
+
+- `arbiter.decide_us`, `arbiter.decide_growth`: one decision, and how it grows with ten times the pool and the claims.
+- `arbiter.shared_us`: the dearest of what happens around one block under all claims, a system prompt: a request begins
+  and ends to use it, one more claim takes hold of it, a request that reuses it is refused, and one that does not.
+- `arbiter.admit_us`: a claim is accepted into a registry that writes its trace to a file and keeps its journal in
+  memory. Rows beside it have no trace, and a durable journal: that one writes a transaction to a file for each claim,
+  and is what an owner waits for where a promise must survive a crash.
+- `arbiter.harm_check_us`: what is asked of each block before it goes, at a thousand and ten thousand claims: the dearer
+  of telling that nobody claims it and asking whether a claim protects it. What follows where one does, its loss or its
+  harm, an event each, has rows of its own.
+- `arbiter.event_us`: an event in the trace, amortised over the batches in which they are written.
 """
 
 from __future__ import annotations
@@ -14,6 +27,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +40,12 @@ from tenure.bench.report import Bar, BenchReport, environment
 from tenure.claims.blocks import BlockKey, hashed_block_key
 from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
+from tenure.claims.journal import Journal, SqliteJournal
 from tenure.claims.modes import ProtectionMode
 from tenure.claims.objects import CapacitySnapshot, ResidentClaim
 from tenure.claims.predicate import leading_prefix_at_least
 from tenure.claims.registry import ClaimRegistry
-from tenure.claims.telemetry import JsonLinesTelemetry
+from tenure.claims.telemetry import EventSink, JsonLinesTelemetry
 from tenure.kv.identity import CacheIdentity
 
 BLOCKS = 100_000
@@ -41,6 +56,7 @@ REPEATS = 400
 BARS = (
     Bar("arbiter.decide_us", at_most=100),
     Bar("arbiter.decide_growth", at_most=1.5),
+    Bar("arbiter.shared_us", at_most=100),
     Bar("arbiter.admit_us", at_most=50),
     Bar("arbiter.harm_check_us", at_most=2),
     Bar("arbiter.event_us", at_most=2),
@@ -103,7 +119,7 @@ def filled_ledger(*, blocks: int, claims: int, active: int, shares: bool) -> Poo
 
 
 def run(*, repeats: int = REPEATS, scale: int = 1, quick: bool = False) -> BenchReport:
-    """All five figures. `scale` divides the pool and the claims, for a quick run."""
+    """All figures. `scale` divides the pool and the claims, for a quick run."""
     report = BenchReport(
         bench="arbiter",
         columns=("arm", "blocks", "claims", "outcome", "answer_claims", "quiet_us", "median_us", "p99_us"),
@@ -113,12 +129,18 @@ def run(*, repeats: int = REPEATS, scale: int = 1, quick: bool = False) -> Bench
     )
     blocks, claims = BLOCKS // scale, CLAIMS // scale
     medians = {size: _time_decisions(report, blocks // size, claims // size, repeats=repeats) for size in (10, 1)}
-    _time_shared(report, blocks, claims, repeats=repeats)
+    _time_pairs(report, blocks, claims, repeats=repeats)
+    report.figures["arbiter.shared_us"] = max(
+        _time_system_prompt(report, count, repeats=repeats) for count in (claims // 10, claims)
+    )
     _time_scan(report, blocks, claims)
     report.figures["arbiter.decide_us"] = max(medians[1])
     pairs = zip(medians[1], medians[10], strict=True)
     report.figures["arbiter.decide_growth"] = max(large / small for large, small in pairs)
-    _time_claims(report, claims=claims, repeats=repeats)
+    _time_admissions(report, claims=claims, repeats=repeats)
+    report.figures["arbiter.harm_check_us"] = max(
+        _time_checks(report, claims=count, repeats=repeats) for count in (claims // 10, claims)
+    )
     _time_events(report, repeats=repeats)
     return report
 
@@ -128,8 +150,8 @@ def _time_decisions(report: BenchReport, blocks: int, claims: int, *, repeats: i
     return [_time_case(report, ledger, case, blocks, claims, repeats=repeats) for case in CASES]
 
 
-def _time_shared(report: BenchReport, blocks: int, claims: int, *, repeats: int) -> None:
-    """Not a figure: one claim in ten shares a block, so the exact search does not apply."""
+def _time_pairs(report: BenchReport, blocks: int, claims: int, *, repeats: int) -> None:
+    """Not a figure: one claim in ten shares a block with one other, so the exact search does not apply."""
     ledger = filled_ledger(blocks=blocks, claims=claims, active=ACTIVE, shares=True)
     case = Case(name="refused, a tenth of the claims share blocks", beyond_free_blocks=60, policy=_REFUSE)
     _time_case(report, ledger, case, blocks, claims, repeats=max(3, repeats // 40))
@@ -156,29 +178,104 @@ def _time_scan(report: BenchReport, blocks: int, claims: int) -> None:
     report.rows.append(row | {"blocks": blocks, "claims": claims})
 
 
-def _time_claims(report: BenchReport, *, claims: int, repeats: int) -> None:
-    """Acceptance of a claim of 8 blocks beside `claims` others, and one removed block's harm check."""
-    resident: set[BlockKey] = set()
-    registry = ClaimRegistry(sink=_Null(), clock=lambda: 0.0, resident=resident, max_live_claims=claims + repeats)
+def _time_system_prompt(report: BenchReport, claims: int, *, repeats: int) -> float:
+    """All claims stand on one block, and on four each that nobody else does."""
+    ledger = PoolLedger(usable_blocks=5 * claims + 100)
+    ledger.occupy(["system"])
+    ledger.unpin(["system"])
+    for index in range(claims):
+        held = range(4 * index, 4 * index + 4)
+        ledger.occupy(held)
+        ledger.unpin(held)
+        ledger.add_claim(f"claim-{index}", mode=_MODES[index % len(_MODES)])
+        ledger.hold(f"claim-{index}", ["system", *held])
+    ledger.add_claim("newcomer", mode=ProtectionMode.HARD_PROTECTED)
+
+    def use() -> None:
+        ledger.pin(["system"])
+        ledger.unpin(["system"])
+
+    def hold() -> None:
+        ledger.hold("newcomer", ["system"])
+        ledger.let_go("newcomer", ["system"])
+
+    def refused(*, reusing: bool) -> object:
+        reuse = ledger.reuse_of(["system"] if reusing else ())
+        plan = LivePlan(chunk_blocks=(ledger.free_blocks + 20,))
+        return decide(ledger, ActiveRequest(request_id="active", live_plan=plan, reuse=reuse), _REFUSE)
+
+    medians = []
+    for arm, call in (
+        ("use and let go of a block that all claims share", use),
+        ("claim and give up a block that all claims share", hold),
+        ("refused by five claims of many that share a block", lambda: refused(reusing=False)),
+        ("the same for a request that reuses that block", lambda: refused(reusing=True)),
+    ):
+        times = _timed(call, repeats)
+        report.rows.append(_row(arm, times) | {"blocks": ledger.usable_blocks, "claims": claims})
+        medians.append(_median(times))
+    return max(medians)
+
+
+def _time_admissions(report: BenchReport, *, claims: int, repeats: int) -> None:
+    """Acceptance of a claim of 8 blocks beside `claims` others: the figure, and what it is without and with more."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace = JsonLinesTelemetry(
+            Path(folder) / "trace.jsonl", run_id="bench", policy="bench", clock_ns=time.time_ns, usable_blocks=BLOCKS
+        )
+        again = JsonLinesTelemetry(
+            Path(folder) / "again.jsonl", run_id="bench", policy="bench", clock_ns=time.time_ns, usable_blocks=BLOCKS
+        )
+        with closing(trace), closing(again), closing(SqliteJournal(Path(folder) / "journal")) as durable:
+            _admissions(report, "no trace, journal in memory", _Null(), None, claims=claims, repeats=repeats)
+            report.figures["arbiter.admit_us"] = _admissions(
+                report, "trace in a file, journal in memory", trace, None, claims=claims, repeats=repeats
+            )
+            _admissions(report, "trace in a file, durable journal", again, durable, claims=claims, repeats=repeats)
+
+
+def _admissions(
+    report: BenchReport, how: str, sink: EventSink, journal: Journal | None, *, claims: int, repeats: int
+) -> float:
+    registry = ClaimRegistry(
+        sink=sink, clock=lambda: 0.0, resident=set(), journal=journal, max_live_claims=claims + repeats
+    )
     capacity = CapacitySnapshot(usable_blocks=10 * (claims + repeats))
     wanted = [_claim(index) for index in range(claims + repeats)]
     for claim in wanted[:claims]:
         registry.submit(claim, capacity=capacity)
+    times = [_once(lambda claim=claim: registry.submit(claim, capacity=capacity)) for claim in wanted[claims:]]  # type: ignore[misc]
+    report.rows.append(_row(f"admit a claim of 8 blocks: {how}", times) | {"claims": claims})
+    return _median(times)
+
+
+def _time_checks(report: BenchReport, *, claims: int, repeats: int) -> float:
+    """What is asked of a removed block, whoever claims it, and what it costs when a claim has to be told."""
+    resident: set[BlockKey] = set()
+    registry = ClaimRegistry(sink=_Null(), clock=lambda: 0.0, resident=resident, max_live_claims=claims)
+    capacity = CapacitySnapshot(usable_blocks=10 * claims)
+    for index in range(claims):
+        registry.submit(_claim(index), capacity=capacity)
     keys = [hashed_block_key(_IDENTITY, f"{index}:{at}") for index in range(claims) for at in range(8)]
     resident.update(keys)
     registry.blocks_arrived(keys)
-    times = [_once(lambda claim=claim: registry.submit(claim, capacity=capacity)) for claim in wanted[claims:]]  # type: ignore[misc]
-    report.rows.append(_row("admit a claim of 8 blocks", times) | {"claims": claims})
-    report.figures["arbiter.admit_us"] = _median(times)
-    tails = [hashed_block_key(_IDENTITY, f"{index}:7") for index in range(min(claims, repeats))]
     unclaimed = [hashed_block_key(_IDENTITY, f"nobody:{index}") for index in range(repeats)]
+    medians = []
+    for arm, times in (
+        ("remove a block that no claim covers", _each(unclaimed, registry.block_leaving)),
+        ("ask whether a claimed block is protected", _each(keys[:repeats], registry.is_protected)),
+    ):
+        report.rows.append(_row(arm, times) | {"claims": claims})
+        medians.append(_median(times))
+    firsts = keys[::8][:repeats]
+    tails = keys[7::8][:repeats]
     losing = _each(tails, registry.block_leaving)
-    passing = _each(unclaimed, registry.block_leaving)
-    report.rows.append(_row("remove a block that no claim covers", passing) | {"claims": claims})
-    report.rows.append(_row("remove a claimed block, its event included", losing) | {"claims": claims})
-    protected = _each(keys[: max(1, repeats)], registry.is_protected)
-    report.rows.append(_row("ask whether a block is protected", protected) | {"claims": claims})
-    report.figures["arbiter.harm_check_us"] = max(_median(passing), _median(protected))
+    harming = _each(firsts, registry.block_leaving)
+    report.rows.append(_row("remove a claimed block that its claim can spare, event made", losing) | {"claims": claims})
+    report.rows.append(
+        _row("remove a claimed block that breaks its claim, harm reported", harming) | {"claims": claims}
+    )
+    return max(medians)
 
 
 def _time_events(report: BenchReport, *, repeats: int) -> None:

@@ -139,6 +139,58 @@ def test_smaller_claims_are_offloaded_when_the_large_one_does_not_fit_the_tier()
     assert decide(pool, _ask(20), action_policy()).plan.offload == ("one", "two")
 
 
+def test_claims_that_fit_the_tier_together_are_found_where_the_largest_one_spoils_it() -> None:
+    pool = Pool(15, host_free_blocks=9)
+    for name, blocks in (("a", 6), ("b", 5), ("c", 4)):
+        pool.claim(name, OFFLOADABLE, blocks)
+    decision = decide(pool, _ask(9), _line(OFFLOADABLE, "offload_resident, refuse"))
+    assert decision.plan.offload == ("b", "c")
+
+
+@pytest.mark.parametrize(("room", "claims"), [(100, 34), (101, 34), (250, 34)])
+def test_many_small_claims_fill_the_tier_where_larger_ones_would_not_fit(room: int, claims: int) -> None:
+    pool = Pool(1000, host_free_blocks=room)
+    for index in range(20):
+        pool.claim(f"large-{index}", OFFLOADABLE, 40)
+    for index in range(40):
+        pool.claim(f"small-{index}", OFFLOADABLE, 3)
+    taken = pool.free_blocks
+    plan = decide(pool, _ask(taken + 100), _line(OFFLOADABLE, "offload_resident, refuse")).plan
+    assert sum(pool.claim_blocks(claim) for claim in plan.offload) <= room
+    assert len(plan.offload) <= claims
+
+
+def test_rows_that_the_tier_has_already_need_no_new_room_there() -> None:
+    pool = Pool(20, host_free_blocks=0)
+    held = pool.claim("back", OFFLOADABLE, 10)
+    line = _line(OFFLOADABLE, "offload_resident, refuse")
+    assert decide(pool, _ask(15), line).outcome is Outcome.REFUSED
+    pool.note_copies(held, exist=True)
+    assert decide(pool, _ask(15), line).plan.offload == ("back",)
+    pool.note_copies(held[:1], exist=False)
+    assert decide(pool, _ask(15), line).outcome is Outcome.REFUSED
+
+
+def test_rows_that_two_claims_share_move_once() -> None:
+    pool = Pool(30, host_free_blocks=12)
+    held = pool.claim("one", OFFLOADABLE, 10)
+    pool.claim("two", OFFLOADABLE, 2)
+    pool.hold("two", held)
+    decision = decide(pool, _ask(30), _line(OFFLOADABLE, "offload_resident, refuse"))
+    assert decision.plan.offload == ("one", "two")
+
+
+def test_what_a_request_spills_and_what_claims_move_must_fit_the_tier_together() -> None:
+    lines = action_policy({"offloadable": "offload_resident, refuse", "hard_protected": "offload_active, refuse"})
+    pool = Pool(80)
+    pool.claim("hard", HARD, 60)
+    pool.claim("movable", OFFLOADABLE, 20)
+    ask = ActiveRequest(request_id="active", live_plan=BULKY, may_offload=True)
+    for room, outcome in ((70, Outcome.BOUNDED), (69, Outcome.REFUSED)):
+        pool.host_free_blocks = room
+        assert decide(pool, ask, lines).outcome is outcome  # 50 rows of the request's own, 20 of the claim's
+
+
 def test_what_cannot_be_offloaded_is_demoted_when_the_line_goes_on() -> None:
     pool = Pool(60, host_free_blocks=30)
     pool.claim("one", OFFLOADABLE, 30)
@@ -162,13 +214,23 @@ def test_a_claim_whose_time_is_over_expires_and_others_do_not() -> None:
     assert decide(pool, _ask(30), action_policy()).plan.expire == ("over",)
     decision = decide(pool, _ask(31), action_policy(), now_s=6.0)
     assert decision.outcome is Outcome.DEFERRED
-    assert decision.retry_after_s == 0.0
+    assert decision.retry_after_s == 3.0  # when the other one ends too
 
 
 def test_a_deferral_says_when_the_blocking_claim_ends() -> None:
     pool = Pool(60)
     pool.claim("running", ProtectionMode.EXPIRING, 60, ends_at_s=9.0)
     assert decide(pool, _ask(10), action_policy(), now_s=6.5).retry_after_s == 2.5
+
+
+def test_a_request_that_several_claims_block_is_told_when_the_last_of_them_ends() -> None:
+    pool = Pool(80)
+    pool.claim("soon", HARD, 40, ends_at_s=5.0)
+    pool.claim("late", HARD, 40, ends_at_s=1000.0)
+    assert decide(pool, _ask(60), _line(HARD, "refuse"), now_s=1.0).retry_after_s == 999.0
+    assert decide(pool, _ask(40), _line(HARD, "refuse"), now_s=1.0).retry_after_s == 999.0  # the newest is named
+    pool.set_end("late", None)
+    assert decide(pool, _ask(60), _line(HARD, "refuse"), now_s=1.0).retry_after_s is None
 
 
 def test_a_deferral_is_bounded_by_tries_and_by_seconds() -> None:

@@ -72,3 +72,35 @@ def test_more_than_free_cannot_be_occupied() -> None:
     with pytest.raises(PlanError, match="2 are free"):
         ledger.occupy([1, 2, 3])
     assert ledger.free_blocks == 2
+
+
+def _with_a_system_prompt(claims: int) -> PoolLedger:
+    """Claims of four blocks each that share one more block."""
+    ledger = PoolLedger(usable_blocks=claims * 5 + 40)
+    ledger.occupy(["system"])
+    ledger.unpin(["system"])
+    for index in range(claims):
+        ledger.add_claim(f"c{index}", mode=ProtectionMode.HARD_PROTECTED)
+        ledger.hold(f"c{index}", ["system", *_resident(ledger, index * 4, 4)])
+    return ledger
+
+
+def test_using_a_widely_shared_block_moves_no_claim_in_the_order() -> None:
+    ledger = _with_a_system_prompt(200)
+    placed: list[str] = []
+    place = ledger.shelves.place
+    ledger.shelves.place = lambda shelf, standing, **rest: placed.append(standing[2]) or place(shelf, standing, **rest)  # type: ignore[method-assign,func-returns-value]
+    ledger.pin(["system"])
+    assert ledger.protected_blocks == 801
+    ledger.unpin(["system"])
+    assert placed == []
+    ledger.add_claim("one more", mode=ProtectionMode.HARD_PROTECTED)
+    ledger.hold("one more", ["system"])
+    assert placed == ["one more"]
+    ledger.drop_claim("one more")
+    assert set(placed) == {"one more"}
+
+
+def test_a_failed_vacate_of_a_widely_shared_block_names_a_few_of_its_claims() -> None:
+    with pytest.raises(PlanError, match="and 192 more"):
+        _with_a_system_prompt(200).vacate(["system"])

@@ -41,6 +41,14 @@ def test_recompute_keeps_one_chunk() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
+        ({"chunk_blocks": (1.5,)}, "chunk_blocks"),
+        ({"chunk_blocks": (float("nan"),)}, "chunk_blocks"),
+        ({"chunk_blocks": (True,)}, "chunk_blocks"),
+        ({"chunk_blocks": 5}, "chunk_blocks"),
+        ({"chunk_blocks": (3,), "attention_mode": "nope"}, "attention_mode"),
+        ({"chunk_blocks": (3,), "attention_mode": None}, "attention_mode"),
+        ({"chunk_blocks": (5,), "attention_mode": "sliding_window", "window_blocks": float("nan")}, "window_blocks"),
+        ({"chunk_blocks": (5,), "attention_mode": "sliding_window", "window_blocks": 1.0}, "window_blocks"),
         ({"chunk_blocks": ()}, "chunk_blocks"),
         ({"chunk_blocks": (5, 0)}, "chunk_blocks"),
         ({"chunk_blocks": (5,), "window_blocks": 3}, "window_blocks"),
@@ -48,9 +56,15 @@ def test_recompute_keeps_one_chunk() -> None:
         ({"chunk_blocks": (5,), "attention_mode": AttentionMode.SLIDING_WINDOW, "window_blocks": -1}, "window_blocks"),
     ],
 )
-def test_a_wrong_schedule_is_refused_by_field(fields: dict[str, object], named: str) -> None:
-    with pytest.raises(PolicyError, match=named):
+def test_a_wrong_schedule_is_refused_by_field_and_clause(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(PolicyError, match=rf"^{named}\b.*TNR-(CAP-001|ARB-012)"):
         LivePlan(**fields)  # type: ignore[arg-type]
+
+
+def test_an_attention_mode_may_be_given_by_its_published_name() -> None:
+    plan = LivePlan(chunk_blocks=(3, 5), attention_mode="sliding_window", window_blocks=1)  # type: ignore[arg-type]
+    assert plan.attention_mode is AttentionMode.SLIDING_WINDOW
+    assert plan.live_blocks_by_step() == (1, 1)
 
 
 @given(

@@ -40,7 +40,7 @@ def test_a_line_prints_as_it_is_read() -> None:
     ],
 )
 def test_a_wrong_line_is_refused_with_the_step(text: str, named: str) -> None:
-    with pytest.raises(PolicyError, match=named):
+    with pytest.raises(PolicyError, match=rf"{named}.*\[TNR-(ARB|PRG)-\d+\]$"):
         parse_line(text)
 
 

@@ -13,4 +13,8 @@ def test_a_small_run_has_every_figure_and_says_what_was_decided() -> None:
     assert decided["decide: fits"] == "served"
     assert decided["decide: one claim gives way"] == "served"
     assert decided["decide: refused by one claim"] == "refused"
+    arms = [str(row["arm"]) for row in report.rows]
+    assert sum(arm.startswith("admit a claim") for arm in arms) == 3  # the figure, less than it and more
+    assert sum("all claims share" in arm for arm in arms) == 4
+    assert sum("harm reported" in arm for arm in arms) == 2
     assert set(report.as_json()) >= {"figures", "rows", "environment"}

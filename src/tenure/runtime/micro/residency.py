@@ -12,7 +12,8 @@ from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.clock import Clock
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import Journal
-from tenure.claims.modes import HarmCause, ProtectionMode, VictimReason
+from tenure.claims.lifecycle import DEVICE_STATES
+from tenure.claims.modes import Action, HarmCause, ProtectionMode, VictimReason
 from tenure.claims.objects import CapacitySnapshot, ClaimStatus, ResidentClaim
 from tenure.claims.receipts import Receipt
 from tenure.claims.registry import ClaimRegistry
@@ -39,7 +40,8 @@ class Residency:
     """The state of the reference runtime without its requests.
 
     Guarantees: the ledger, the registry and the store agree after every call; a block under a live reserving claim is
-    evicted only by a plan that named the claim for harm; each loss is reported before it happens.
+    evicted only by a plan that named the claim for harm, and that claim has ended in an event before the first of its
+    blocks goes; each loss is reported before it happens.
 
     Args:
         usable_blocks: blocks that residents and active work share.
@@ -67,9 +69,11 @@ class Residency:
         self.store = BlockStore(usable_blocks)
         self.tier = tier
         self._rank = 0
+        self._outbox: list[Receipt] = []
         self.ledger = PoolLedger(
             usable_blocks=usable_blocks, host_free_blocks=tier.free_blocks, addable_blocks=addable_blocks
         )
+        tier.watch(self._follow_tier)
         self.sink = LedgerFollower(sink, self.ledger, on_end=self._claim_ended)
         self.registry = ClaimRegistry(
             sink=self.sink,
@@ -126,7 +130,19 @@ class Residency:
 
     def _claim_ended(self, claim_id: str) -> None:
         self.tier.drop(claim_id)
+
+    def _follow_tier(self, keys: Iterable[BlockKey]) -> None:
+        """The ledger knows how much room the tier has, and which blocks would need none of it."""
         self.ledger.host_free_blocks = self.tier.free_blocks
+        for key in keys:
+            slot = self.store.find(key)
+            if slot is not None:
+                self.ledger.note_copies([slot.block_id], exist=key in self.tier)
+
+    def take_receipts(self) -> list[Receipt]:
+        """Receipts of claims that gave way while blocks were taken. Empties the box."""
+        receipts, self._outbox = self._outbox, []
+        return receipts
 
     def statuses(self, claim_ids: Iterable[str]) -> list[ClaimStatus]:
         """How these live claims stand."""
@@ -165,7 +181,8 @@ class Residency:
         """Take the next victims for a request: unclaimed ones first. Claims in `harms` may be broken, and hear it."""
         if not blocks:
             return []
-        for slot in self.store.victims(blocks, rank_of=lambda slot: self._victim_rank(slot, harms)):
+        victims = self.store.victims(blocks, rank_of=lambda slot: self._victim_rank(slot, harms))
+        for slot in self._breaking_first(victims, harms, request_id=request_id) if harms else victims:
             protected = self._leave(slot, request_id=request_id, cause=HarmCause.EVICTED_UNDER_PRESSURE)
             self._report_victim(
                 slot,
@@ -180,14 +197,37 @@ class Residency:
         return taken
 
     def _victim_rank(self, slot: Slot, harms: frozenset[str]) -> int | None:
-        holders = self.ledger.holders(slot.block_id)
-        worst = 0
-        for claim_id in holders:
-            mode = self.ledger.shelf_of(claim_id).mode
-            if mode.reserves_blocks and claim_id not in harms:
-                return None
-            worst = max(worst, _RANKS.get(mode, 3))
-        return worst
+        if self.ledger.is_kept(slot.block_id, against=harms):
+            return None
+        if harms and self.ledger.is_kept(slot.block_id):
+            return 3
+        return max((_RANKS[mode] for mode in self.ledger.yielding_modes(slot.block_id)), default=0)
+
+    def _breaking_first(self, victims: list[Slot], harms: frozenset[str], *, request_id: str) -> list[Slot]:
+        """The victims in an order in which each claim of `harms` has ended before its first block goes.
+
+        A claim whose predicate breaks is harmed by the first of its blocks that goes: one that it needs. One that would
+        keep its predicate, or never had it, is not harmed but gives way all the same, so it is demoted first.
+        """
+        needed = {claim_id: self._needed(claim_id) for claim_id in harms}
+        standing, first = set(harms), list[Slot]()
+        for slot in victims:
+            struck = standing.intersection(self.ledger.holders(slot.block_id))
+            if struck and all(slot.key in needed[claim_id] for claim_id in struck):
+                first.append(slot)
+                standing -= struck
+        for claim_id in sorted(standing):
+            receipt = self.registry.demote(claim_id, request_id=request_id, action=Action.SERVE_ACTIVE_EVICT_RESIDENT)
+            self._outbox.append(receipt)
+        ahead = {slot.block_id for slot in first}
+        return [*first, *(slot for slot in victims if slot.block_id not in ahead)]
+
+    def _needed(self, claim_id: str) -> frozenset[BlockKey]:
+        """The blocks whose loss would break a claim; none where its predicate does not hold."""
+        status = self.registry.status(claim_id)
+        if status.state not in DEVICE_STATES:
+            return frozenset()
+        return frozenset(block_keys(status.claim)[: status.claim.materialization_predicate.required_blocks])
 
     def lose(self, slot: Slot) -> None:
         """A block is gone at once, as by a memory error: reported as a fault, then it holds nothing."""
@@ -227,6 +267,7 @@ class Residency:
         if not covering:
             self._report_materialized(slot, claim_id=None, prefix_id=prefix_id)
         self.registry.block_arrived(key)
+        self.ledger.note_copies([slot.block_id], exist=key in self.tier)
         for claim_id in covering:
             if claim_id not in self.sink.off_device:
                 self.ledger.hold(claim_id, [slot.block_id])
@@ -266,11 +307,10 @@ class Residency:
         held = [self.store.slot(int(str(block_id))) for block_id in self.ledger.held_blocks(claim_id)]
         held.sort(key=lambda slot: slot.position if slot.position is not None else 0)
         own = frozenset((claim_id,))
-        leaving = [slot for slot in held if not slot.users and self.ledger.holders(slot.block_id) == own]
+        leaving = [slot for slot in held if not slot.users and self._is_held_by_none_but(own, slot)]
         generation = self.registry.status(claim_id).offload_generation + 1
         rows = {slot.key: slot.rows for slot in held if slot.key is not None}
         self.tier.store(claim_id, offload_generation=generation, rows=rows)
-        self.ledger.host_free_blocks = self.tier.free_blocks
         receipt = self.registry.offload(
             claim_id, request_id=request_id, block_ids=tuple(slot.block_id for slot in leaving)
         )
@@ -278,6 +318,10 @@ class Residency:
             self._leave(slot, request_id=request_id, cause=HarmCause.EVICTED_UNDER_PRESSURE)
             self._empty(slot)
         return receipt
+
+    def _is_held_by_none_but(self, own: frozenset[str], slot: Slot) -> bool:
+        ledger = self.ledger
+        return not ledger.is_kept(slot.block_id, against=own) and not ledger.yielding_modes(slot.block_id)
 
     # --- bringing back ------------------------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ their record, and this module carries decisions out in the order that the contra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tenure.arbiter.arbiter import decide
-from tenure.arbiter.decision import ActiveRequest, Decision
+from tenure.arbiter.decision import ActiveRequest, Decision, ResidencyPlan
 from tenure.arbiter.rules import ActionPolicy, action_policy
 from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.clock import Clock
@@ -130,7 +131,6 @@ class MicroRuntime:
         """
         if request.request_id in self._works:
             raise UsageError(f"request_id {request.request_id!r} was used before; give every request its own")
-        self._outbox += self.registry.tick()
         keys = content_keys(request.identity, request.content)
         prefix_id = request.prefix_id or (f"prefix:{keys[-1][1]}" if keys else f"prefix:{request.request_id}")
         work = Work(request=request, keys=keys, prefix_id=prefix_id, arrived_at_s=self._clock())
@@ -154,7 +154,6 @@ class MicroRuntime:
             work.standing = Standing.SERVED
             self._residency.let_go(work.slots)
             self.tier.drop(_own_rows(request_id))
-            self.ledger.host_free_blocks = self.tier.free_blocks
             work.slots = []
             fields = {"reused_blocks": work.reused_blocks}
             self._sink.emit(EventType.REQUEST_FINISHED, fields, request_id=request_id)
@@ -228,7 +227,7 @@ class MicroRuntime:
 
     def _try(self, work: Work) -> None:
         cached = self._residency.store.leading_run(work.keys) if work.request.keeps_everything else []
-        decision = decide(self.ledger, self._ask(work, cached), self.policy, now_s=self._clock())
+        decision = self._decide(work, cached)
         work.decision = decision
         if decision.outcome is Outcome.DEFERRED:
             self._defer(work, decision)
@@ -245,6 +244,25 @@ class MicroRuntime:
             self._admit(work, decision, cached)
         else:
             self._admit_bounded(work, decision)
+
+    def _decide(self, work: Work, cached: list[Slot]) -> Decision:
+        """The decision, after every claim whose time is over has ended.
+
+        Where its line says `expire`, the fewest of them that make the room end for this request, and say so; the others
+        end by time at the same moment (TNR-LIFE-005), whatever their lines say.
+        """
+        self.ledger.mark_due(now_s=self._clock())
+        decision = decide(self.ledger, self._ask(work, cached), self.policy, now_s=self._clock())
+        due = ResidencyPlan(expire=decision.plan.expire)
+        if due.expire and decision.outcome is Outcome.SERVED and decision.plan.claims == due.claims:
+            self._outbox += self._residency.give_way(due, request_id=work.request.request_id)
+            self._outbox += self.registry.tick()
+            return replace(decision, plan=replace(decision.plan, expire=()))
+        ended = self.registry.tick()
+        self._outbox += ended
+        if not ended:
+            return decision
+        return decide(self.ledger, self._ask(work, cached), self.policy, now_s=self._clock())
 
     def _ask(self, work: Work, cached: list[Slot]) -> ActiveRequest:
         request = work.request
@@ -304,7 +322,9 @@ class MicroRuntime:
         from_free = min(blocks, residency.store.free_blocks)
         taken = residency.allocate(from_free, request_id=request_id)
         harms = frozenset(decision.plan.harm)
-        return [*taken, *residency.evict(blocks - from_free, request_id=request_id, harms=harms)]
+        taken += residency.evict(blocks - from_free, request_id=request_id, harms=harms)
+        self._outbox += residency.take_receipts()
+        return taken
 
     def _compute(self, work: Work, decision: Decision, *, restored: Mapping[BlockKey, str]) -> None:
         """Fill the request's blocks, and make its content findable where it was admitted."""
@@ -331,7 +351,6 @@ class MicroRuntime:
         if plan.offload_active_blocks:
             spilled = dict(list(rows.items())[: plan.offload_active_blocks])
             self.tier.store(_own_rows(request_id), offload_generation=0, rows=spilled)
-            self.ledger.host_free_blocks = self.tier.free_blocks
         work.slots = self._take(plan.live_blocks, decision, request_id=request_id)
         work.standing, work.peak_live_blocks = Standing.RUNNING, plan.live_blocks
         event, fields = reports.bounded(work, decision)

@@ -9,11 +9,11 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from tenure import __version__
-from tenure.arbiter.pressure import LivePlan
+from tenure.arbiter.pressure import LivePlan, parse_attention_mode
 from tenure.arbiter.rules import ACTIVE_LINE, ActionPolicy, action_policy
 from tenure.claims.clock import Clock
 from tenure.claims.journal import MemoryJournal
-from tenure.claims.modes import Action, AttentionMode, Outcome, ProtectionMode, parse_action, parse_mode
+from tenure.claims.modes import Action, Outcome, ProtectionMode, parse_action, parse_mode
 from tenure.claims.objects import ResidentClaim
 from tenure.claims.predicate import MaterializationPredicate, PredicateType
 from tenure.claims.receipts import Receipt
@@ -203,9 +203,10 @@ class MicroSubject:
 
     def start_request(self, ask: RequestAsk) -> RequestAnswer:
         """Admit, defer or refuse."""
-        mode = AttentionMode(ask.attention_mode)
         plan = LivePlan(
-            chunk_blocks=ask.chunk_blocks or (ask.live_blocks,), attention_mode=mode, window_blocks=ask.window_blocks
+            chunk_blocks=ask.chunk_blocks or (ask.live_blocks,),
+            attention_mode=parse_attention_mode(ask.attention_mode),
+            window_blocks=ask.window_blocks,
         )
         if plan.total_blocks != ask.live_blocks:
             raise UsageError(f"chunk_blocks add up to {plan.total_blocks} and live_blocks is {ask.live_blocks}")

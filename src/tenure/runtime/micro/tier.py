@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from tenure.claims.blocks import BlockKey
@@ -28,11 +28,19 @@ class HostTier:
         self._claims: dict[str, StoredClaim] = {}
         self._holders: dict[BlockKey, int] = {}
         self._failing: dict[str, str] = {}
+        self._on_change: Callable[[Collection[BlockKey]], None] = _nobody
+
+    def watch(self, on_change: Callable[[Collection[BlockKey]], None]) -> None:
+        """Call `on_change` with the contents that came or went, after each change. The last one to watch is called."""
+        self._on_change = on_change
 
     @property
     def free_blocks(self) -> int:
         """Room that is left."""
         return self.usable_blocks - len(self._holders)
+
+    def __contains__(self, key: BlockKey) -> bool:
+        return key in self._holders
 
     def new_blocks(self, keys: set[BlockKey]) -> int:
         """How many of these contents are not here yet."""
@@ -46,10 +54,12 @@ class HostTier:
                 f"{claim_id} needs {wanted} blocks of the slower tier and {self.free_blocks} of "
                 f"{self.usable_blocks} are free"
             )
-        self.drop(claim_id)
+        before = self._claims.get(claim_id)
+        self._forget(claim_id)
         self._claims[claim_id] = StoredClaim(offload_generation=offload_generation, rows=dict(rows))
         for key in rows:
             self._holders[key] = self._holders.get(key, 0) + 1
+        self._on_change({*rows, *(before.rows if before is not None else ())})
 
     def load(self, claim_id: str) -> StoredClaim:
         """A claim's rows, which stay here too. Raises TransferError when they cannot be had."""
@@ -66,6 +76,12 @@ class HostTier:
 
     def drop(self, claim_id: str) -> None:
         """Forget a claim's rows, if there are any."""
+        stored = self._claims.get(claim_id)
+        self._forget(claim_id)
+        if stored is not None:
+            self._on_change(stored.rows.keys())
+
+    def _forget(self, claim_id: str) -> None:
         stored = self._claims.pop(claim_id, None)
         for key in stored.rows if stored is not None else ():
             self._holders[key] -= 1
@@ -78,6 +94,12 @@ class HostTier:
 
     def clear(self) -> None:
         """Lose everything, as a crash of the machine would."""
+        lost = list(self._holders)
         self._claims.clear()
         self._holders.clear()
         self._failing.clear()
+        self._on_change(lost)
+
+
+def _nobody(keys: Collection[BlockKey]) -> None:
+    """Until a runtime watches."""

@@ -12,7 +12,7 @@ from tenure.claims.event_types import EventType
 from tenure.claims.journal import MemoryJournal
 from tenure.claims.modes import Outcome, ProtectionMode, RestorationOutcome
 from tenure.claims.objects import ResidentClaim
-from tenure.claims.predicate import leading_prefix_at_least
+from tenure.claims.predicate import contiguous_range, leading_prefix_at_least
 from tenure.claims.telemetry import MemoryTelemetry
 from tenure.errors import ClaimError, UsageError
 from tenure.kv.identity import CacheIdentity
@@ -332,3 +332,127 @@ def test_soft_claims_go_after_unclaimed_ones_and_their_loss_is_told() -> None:
     assert scene.count(E.CLAIM_HARMED) == 0
     scene.run("more", new(16, 7000))
     assert scene.count(E.CLAIM_HARMED) == 1
+
+
+def test_a_claim_that_came_back_is_offloaded_again_without_new_room_in_the_tier() -> None:
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=8)
+    scene.claim()
+    scene.run("first", PREFIX)
+    for turn in range(3):  # the tier is as large as the claim, and it keeps the rows that it gave back
+        assert scene.run(f"big {turn}", new(16, 1000 + 100 * turn)).outcome is Outcome.SERVED
+        assert scene.tier.free_blocks == 0
+        scene.run(f"again {turn}", PREFIX)
+    assert scene.count(E.CLAIM_OFFLOADED) == scene.count(E.CLAIM_RESTORED) == 3
+    scene.runtime.cancel_claim("c", owner_scope="owner")
+    assert scene.tier.free_blocks == scene.runtime.ledger.host_free_blocks == 8
+
+
+def test_rows_that_left_the_tier_count_as_new_there_again() -> None:
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=10)
+    scene.claim()
+    scene.claim("on the same prefix")
+    scene.run("first", PREFIX)
+    ledger = scene.runtime.ledger
+    assert ledger.tier_blocks(["c", "on the same prefix"]) == 8
+    scene.run("big", new(16))
+    scene.run("again", PREFIX)
+    assert ledger.tier_blocks(["c"]) == 0
+    scene.runtime.cancel_claim("on the same prefix", owner_scope="owner")
+    assert ledger.tier_blocks(["c"]) == 0  # the other one's rows are there still
+    scene.tier.clear()
+    assert (ledger.tier_blocks(["c"]), ledger.host_free_blocks) == (8, 10)
+
+
+def _said(scene: Scene) -> list[tuple[str, str | None]]:
+    """Every event of a claim, and every block taken from a resident, in order."""
+    return [
+        (event.event_type.value, event.claim_id)
+        for event in scene.sink.events
+        if event.event_type.is_claim_event
+        or (event.event_type is E.VICTIM_SELECTED and event.fields["victim_reason"] == "cached_prefix_reuse")
+    ]
+
+
+def test_a_hard_claim_that_only_loses_blocks_beyond_its_predicate_is_demoted_before_the_first() -> None:
+    scene = Scene("harm, refuse")
+    scene.claim(required=5)
+    scene.run("first", PREFIX)
+    assert scene.run("big", new(10)).blocking_claim_ids == ("c",)
+    said = _said(scene)
+    first = said.index(("allocation_victim_selected", None))
+    assert ("resident_claim_demoted", "c") in said[:first]
+    assert scene.count(E.CLAIM_HARMED) == scene.count(E.CLAIM_BLOCK_LOST) == 0
+    assert scene.count(E.CLAIM_BLOCK_LOST_AFTER_RELEASE) == 2
+    receipts = [receipt for receipt in scene.runtime.take_receipts() if receipt.claim_id == "c"]
+    assert [(receipt.outcome, receipt.caused_by_request_id) for receipt in receipts] == [(Outcome.DEMOTED, "big")]
+
+
+def test_a_hard_claim_that_is_broken_is_harmed_before_any_of_its_blocks_goes() -> None:
+    scene = Scene("harm, refuse")
+    scene.claim(required=5)
+    scene.run("first", PREFIX)
+    scene.run("big", new(13))
+    said = _said(scene)
+    first = said.index(("allocation_victim_selected", None))
+    assert said[first - 1] == ("resident_claim_harmed", "c")
+    assert sum(name == "allocation_victim_selected" for name, _ in said) == 5
+    assert scene.count(E.CLAIM_BLOCK_LOST) == 0
+
+
+def test_of_two_broken_claims_that_share_blocks_neither_loses_one_while_it_stands() -> None:
+    scene = Scene("harm, refuse")
+    scene.claim("long", required=8)
+    keys = content_keys(IDENTITY, PREFIX)
+    scene.runtime.submit_claim(
+        ResidentClaim(
+            claim_id="late part",
+            owner_scope="owner",
+            cache_identity=IDENTITY,
+            object_id="prefix-0",
+            materialization_predicate=contiguous_range(3, 2),
+            footprint_blocks=5,
+            protection_mode=ProtectionMode.HARD_PROTECTED,
+            block_hashes=tuple(str(key[1]) for key in keys[3:]),
+        )
+    )
+    scene.run("first", PREFIX)
+    scene.run("big", new(16))
+    said = _said(scene)
+    first = said.index(("allocation_victim_selected", None))
+    ended = {claim for name, claim in said[:first] if name in ("resident_claim_harmed", "resident_claim_demoted")}
+    assert ended == {"long", "late part"}
+    assert scene.count(E.CLAIM_BLOCK_LOST) == 0
+
+
+def test_of_the_claims_whose_time_is_over_the_fewest_expire_for_a_request_and_the_others_by_time() -> None:
+    scene = Scene("expire, refuse", mode="expiring")
+    for index, blocks in enumerate((4, 6, 6)):
+        content = new(blocks, 100 * index)
+        scene.claim(f"c{index}", content=content, duration_s=10.0)
+        scene.run(f"r{index}", content)
+    scene.now_s = 10.0  # and nobody calls tick
+    assert scene.run("big", new(5)).outcome is Outcome.SERVED
+    expired = [event for event in scene.sink.events if event.event_type is E.CLAIM_EXPIRED]
+    assert [(event.claim_id, event.request_id, event.fields["release_reason"]) for event in expired] == [
+        ("c2", "big", "pressure"),
+        ("c0", None, "duration_elapsed"),
+        ("c1", None, "duration_elapsed"),
+    ]
+    assert expired[0].fields["arbiter_action"] == "expire_resident_claim"
+    assert scene.runtime.work("big").decision.action.value == "expire_resident_claim"  # type: ignore[union-attr]
+    said = [event.event_type for event in scene.sink.events]
+    assert said.index(E.CLAIM_EXPIRED) < said.index(E.CLAIM_BLOCK_LOST_AFTER_RELEASE)
+    outcomes = [receipt.outcome for receipt in scene.runtime.take_receipts() if receipt.claim_id]
+    assert outcomes == [Outcome.EXPIRED] * 3
+
+
+@pytest.mark.parametrize("line", ["refuse", "demote, refuse", "bound_active_live, expire, refuse"])
+def test_a_claim_whose_time_is_over_is_in_nobodys_way_whatever_the_line_says(line: str) -> None:
+    scene = Scene(line, mode="demotable")
+    scene.claim(duration_s=10.0)
+    scene.run("first", PREFIX)
+    scene.now_s = 10.0
+    receipt = scene.run("big", new(16), min_arena_blocks=2)
+    assert (receipt.outcome, receipt.blocking_claim_ids) == (Outcome.SERVED, ())
+    assert scene.count(E.CLAIM_EXPIRED) == 1
+    assert scene.count(E.CLAIM_DEMOTED) == 0

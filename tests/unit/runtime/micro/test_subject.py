@@ -7,7 +7,7 @@ import pytest
 from tenure.claims.modes import ProtectionMode
 from tenure.conformance.finding import Status
 from tenure.conformance.grade import grade
-from tenure.conformance.subject import Setup, Subject
+from tenure.conformance.subject import RequestAsk, Setup, Subject
 from tenure.errors import UsageError
 from tenure.runtime.micro.subject import policy_of, subject_factory
 
@@ -30,3 +30,11 @@ def test_what_a_check_wants_tried_becomes_one_line_a_mode() -> None:
 def test_the_adapter_is_a_subject() -> None:
     subject: Subject = subject_factory(Setup())
     assert subject.capabilities.usable_blocks == 80
+
+
+def test_an_unknown_attention_mode_is_refused_and_nothing_is_started() -> None:
+    subject = subject_factory(Setup())
+    before = len(subject.events())
+    with pytest.raises(UsageError, match="attention_mode 'nope'"):
+        subject.start_request(RequestAsk(request_id="r", content=(1, 2), live_blocks=2, attention_mode="nope"))
+    assert len(subject.events()) == before
