@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -33,6 +34,9 @@ _INSERT = f"INSERT INTO claims VALUES ({', '.join('?' * 22)})"
 _UPDATE = """
 UPDATE claims SET state = ?, revision = ?, duration_s = ?, expires_at_s = ?, noted_at_s = ?, offload_generation = ?,
     ended_at_s = ?, end_reason = ? WHERE claim_id = ? AND ended_at_s IS NULL
+"""
+_REBASE = """
+UPDATE claims SET accepted_at_s = ?, expires_at_s = ?, noted_at_s = ? WHERE claim_id = ? AND ended_at_s IS NULL
 """
 _SELECT_LIVE = "SELECT c.*, i.record FROM claims c JOIN identities i ON i.number = c.identity WHERE ended_at_s IS NULL"
 
@@ -64,6 +68,14 @@ class JournalEntry:
     end_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRun:
+    """Which run last began on a journal: its generation, 0 for none, and the clock that its entries' times are on."""
+
+    generation: int
+    clock_id: str | None
+
+
 class Journal(Protocol):
     """Keeps accepted claims. When a method has returned, what it was given is kept."""
 
@@ -83,8 +95,15 @@ class Journal(Protocol):
         """Every claim that has not ended, in order of acceptance."""
         ...
 
-    def begin_run(self, *, clock_id: str) -> tuple[int, bool]:
-        """Note that a runtime starts: its generation from 1, and whether the last one ran on the same clock."""
+    def last_run(self) -> LastRun:
+        """The run that began last, and so the clock that every time in the journal is on."""
+        ...
+
+    def begin_run(self, *, clock_id: str, rebased: Iterable[JournalEntry] = ()) -> int:
+        """Note that a runtime starts on this clock, and the times of live claims moved to it: all of it or nothing.
+
+        Returns: the generation, from 1. Raises DiskFullError, and keeps nothing, when it cannot.
+        """
         ...
 
 
@@ -129,11 +148,16 @@ class MemoryJournal:
         """Every claim that has not ended, in order of acceptance."""
         return list(self._entries.values())
 
-    def begin_run(self, *, clock_id: str) -> tuple[int, bool]:
-        """Note that a runtime starts: its generation from 1, and whether the last one ran on the same clock."""
+    def last_run(self) -> LastRun:
+        """The run that began last, and so the clock that every time in the journal is on."""
+        return LastRun(generation=self._generation, clock_id=self._clock_id)
+
+    def begin_run(self, *, clock_id: str, rebased: Iterable[JournalEntry] = ()) -> int:
+        """Note that a runtime starts on this clock, and the times of live claims moved to it."""
+        self.update(rebased)
         self._generation += 1
-        same, self._clock_id = self._clock_id == clock_id, clock_id
-        return self._generation, same
+        self._clock_id = clock_id
+        return self._generation
 
 
 class SqliteJournal:
@@ -223,28 +247,55 @@ class SqliteJournal:
         names = [column[0] for column in cursor.description]
         return [_entry_of(dict(zip(names, row, strict=True))) for row in cursor]
 
-    def begin_run(self, *, clock_id: str) -> tuple[int, bool]:
-        """Note that a runtime starts: its generation from 1, and whether the last one ran on the same clock."""
+    def last_run(self) -> LastRun:
+        """The run that began last, and so the clock that every time in the journal is on."""
         meta = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
-        generation = int(meta.get("generation", "0")) + 1
-        self._db.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("generation", str(generation)), ("clock_id", clock_id)]
-        )
-        return generation, meta.get("clock_id") == clock_id
+        return LastRun(generation=int(meta.get("generation", "0")), clock_id=meta.get("clock_id"))
+
+    def begin_run(self, *, clock_id: str, rebased: Iterable[JournalEntry] = ()) -> int:
+        """Note that a runtime starts on this clock, and the times of live claims moved to it, in one transaction.
+
+        Were the clock kept before the times, a crash in between would have the next run read them on the wrong one.
+
+        Raises:
+            DiskFullError: nothing was kept.
+        """
+        times = [(entry.accepted_at_s, entry.expires_at_s, entry.noted_at_s, entry.claim.claim_id) for entry in rebased]
+        generation = self.last_run().generation + 1
+        try:
+            with self._transaction():
+                self._db.executemany(_REBASE, times)
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                    [("generation", str(generation)), ("clock_id", clock_id)],
+                )
+        except sqlite3.OperationalError as error:
+            raise self._cannot_write(error) from error
+        return generation
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""
         self._db.close()
 
     def _update_together(self, rows: Sequence[tuple[object, ...]]) -> int:
+        with self._transaction():
+            changed = self._db.executemany(_UPDATE, rows).rowcount
+            if changed != len(rows):
+                self._db.execute("ROLLBACK")
+        return changed
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written inside is kept, or nothing of it: also nothing once it was rolled back by hand."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            changed = self._db.executemany(_UPDATE, rows).rowcount
+            yield
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT" if changed == len(rows) else "ROLLBACK")
-        return changed
 
     def _identity_number(self, claim: ResidentClaim) -> int:
         identity = claim.cache_identity
@@ -264,9 +315,7 @@ class SqliteJournal:
             raise ClaimError(message, field="journal", clause="TNR-LIFE-008")
 
     def _cannot_write(self, error: sqlite3.Error) -> DiskFullError:
-        return DiskFullError(
-            f"cannot write the journal {self._path}: {error}; the claim was not accepted, free some room"
-        )
+        return DiskFullError(f"cannot write the journal {self._path}: {error}; nothing of it was kept, free some room")
 
 
 def _entry_of(row: dict[str, object]) -> JournalEntry:

@@ -19,6 +19,25 @@ from tenure.claims.receipts import NextStep, Receipt
 Survivors = Callable[[ClaimStatus], Tier | None]
 
 
+def on_new_clock(found: Sequence[JournalEntry], *, now_s: float) -> list[JournalEntry]:
+    """The entries with their times moved to a clock that began anew: what was left of each when noted is left now.
+
+    Times of acceptance move together, so that their order stays.
+    """
+    if not found:
+        return []
+    accepted_shift = now_s - max(entry.noted_at_s for entry in found)
+    return [
+        replace(
+            entry,
+            accepted_at_s=entry.accepted_at_s + accepted_shift,
+            expires_at_s=None if entry.expires_at_s is None else now_s + (entry.expires_at_s - entry.noted_at_s),
+            noted_at_s=now_s,
+        )
+        for entry in found
+    ]
+
+
 def recover_all(
     found: Sequence[JournalEntry],
     *,
@@ -26,7 +45,6 @@ def recover_all(
     resident: Container[BlockKey],
     survivors: Survivors,
     now_s: float,
-    same_clock: bool,
 ) -> list[Receipt]:
     """Take over every claim in `found`, report it as recovered, and end those that cannot be kept.
 
@@ -35,8 +53,7 @@ def recover_all(
     nothing.
     """
     claims = []
-    for noted in found:
-        entry = noted if same_clock else _on_new_clock(noted, now_s=now_s)
+    for entry in found:
         live = LiveClaim.begin(
             entry.claim,
             state=entry.state,
@@ -111,10 +128,3 @@ def _answer(live: LiveClaim, outcome: Outcome, reason: str, next_step: NextStep,
         next_step=next_step,
         tier=tier,
     )
-
-
-def _on_new_clock(entry: JournalEntry, *, now_s: float) -> JournalEntry:
-    """The entry with its times moved to a clock that began anew: what was left when it was noted is left now."""
-    shift = now_s - entry.noted_at_s
-    expires_at_s = None if entry.expires_at_s is None else entry.expires_at_s + shift
-    return replace(entry, accepted_at_s=entry.accepted_at_s + shift, expires_at_s=expires_at_s)

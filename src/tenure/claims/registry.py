@@ -30,7 +30,7 @@ from tenure.claims.modes import (
 from tenure.claims.objects import CapacitySnapshot, ClaimDecision, ClaimStatus, ResidentClaim
 from tenure.claims.queries import ClaimQueries
 from tenure.claims.receipts import Receipt
-from tenure.claims.recovery import recover_all
+from tenure.claims.recovery import on_new_clock, recover_all
 from tenure.claims.telemetry import EventSink
 from tenure.claims.tiers import TierMoves
 from tenure.claims.validation import require_count, require_seconds
@@ -101,9 +101,11 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         )
         kept = MemoryJournal() if journal is None else journal
         self._book = ClaimBook(sink=sink, journal=kept, remembered_ends=remembered_ends)
-        self._generation, self._same_clock = kept.begin_run(clock_id=clock_id or uuid4().hex)
+        self._clock_id = uuid4().hex if clock_id is None else clock_id
         self._found = kept.live()
         self._must_start = bool(self._found)
+        # Claims that an earlier run left stay on its clock until `start` moves all of them to this one.
+        self._generation = 0 if self._must_start else kept.begin_run(clock_id=self._clock_id)
 
     # Beginning and ending.
 
@@ -123,7 +125,13 @@ class ClaimRegistry(TierMoves, ClaimQueries):
                 they are gone. It is then harmed, unless its duration has passed.
 
         Returns: one receipt for each claim that was found. Everything is reported (TNR-LIFE-008).
+
+        Raises:
+            DiskFullError: the journal cannot be written; nothing was changed, and start can be called again.
         """
+        now_s = self._clock()
+        if self._must_start:
+            self._begin_run(now_s)
         fields: reports.Fields = {"runtime_name": runtime_name, "spec_version": specification().edition}
         fields["runtime_generation"] = self._generation
         if runtime_version is not None:
@@ -140,8 +148,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             book=self._book,
             resident=self._resident,
             survivors=survivors,
-            now_s=self._clock(),
-            same_clock=self._same_clock,
+            now_s=now_s,
         )
 
     def reset(self, reason: str) -> list[Receipt]:
@@ -417,6 +424,13 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         receipts += self._release(list(self._book.live()), EventType.CLAIM_DEMOTED, reason) if number else []
         self._sink.emit(event_type, {"live_claims": number, "reason": why})
         return receipts
+
+    def _begin_run(self, now_s: float) -> None:
+        """Move what was found to this clock, and the journal with it."""
+        journal = self._book.journal
+        moved = [] if journal.last_run().clock_id == self._clock_id else on_new_clock(self._found, now_s=now_s)
+        self._generation = journal.begin_run(clock_id=self._clock_id, rebased=moved)
+        self._found = moved if moved else self._found
 
     def _owned(self, claim_id: str, owner_scope: str) -> LiveClaim:
         found = self._book.find(claim_id)
