@@ -250,16 +250,19 @@ ACTION_ALIASES: Mapping[str, Action] = MappingProxyType(
 )
 
 
-def parse_mode(text: str) -> ProtectionMode:
-    """The protection mode that `text` names, an alias included. Raises ClaimError, with the known names."""
+def parse_mode(text: object, *, field: str = "protection_mode") -> ProtectionMode:
+    """The protection mode that `text` names, an alias included. Raises ClaimError for `field`, with the known names."""
+    names = ", ".join(mode.value for mode in ProtectionMode)
+    if not isinstance(text, str):
+        message = f"must be a text, not a {type(text).__name__}; use one of {names}"
+        raise ClaimError(message, field=field, clause="TNR-ACC-006")
     if text in MODE_ALIASES:
         return MODE_ALIASES[text]
     try:
         return ProtectionMode(text)
     except ValueError:
-        names = ", ".join(mode.value for mode in ProtectionMode)
         message = f"{text!r} is no protection mode; use one of {names}"
-        raise ClaimError(message, field="protection_mode", clause="TNR-ACC-006") from None
+        raise ClaimError(message, field=field, clause="TNR-ACC-006") from None
 
 
 def parse_action(text: str) -> Action:

@@ -430,7 +430,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         journal = self._book.journal
         moved = [] if journal.last_run().clock_id == self._clock_id else on_new_clock(self._found, now_s=now_s)
         self._generation = journal.begin_run(clock_id=self._clock_id, rebased=moved)
-        self._found = moved if moved else self._found
+        self._found = moved or self._found
 
     def _owned(self, claim_id: str, owner_scope: str) -> LiveClaim:
         found = self._book.find(claim_id)
