@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,6 +23,7 @@ from tenure.claims.lifecycle import DEVICE_STATES, HOST_STATES, TERMINAL_STATES
 from tenure.claims.modes import RestorationOutcome, Tier
 from tenure.claims.reconstruction import reconstruct
 from tenure.claims.trace import parse_trace
+from tenure.errors import UsageError
 
 USABLE_BLOCKS = 10
 OBJECTS = ("x", "y")
@@ -162,6 +164,10 @@ class RegistryMachine(RuleBasedStateMachine):
     def end_everything(self, kind: str) -> None:
         getattr(self.world.registry, kind)("machine")
         assert not self.live()
+        if kind == "shutdown":
+            with pytest.raises(UsageError):
+                self.world.submit(make_claim("claim:late"))
+            self.restart(Tier.DEVICE)
 
     @rule(tier=st.sampled_from([None, Tier.DEVICE, Tier.HOST]))
     def restart(self, tier: Tier | None) -> None:

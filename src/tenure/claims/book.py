@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from tenure.claims.coverage import Coverage, FreedBlocks, LiveClaim
 from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
-from tenure.claims.journal import Journal, JournalEntry
+from tenure.claims.journal import EndedClaim, Journal, JournalEntry
 from tenure.claims.lifecycle import TERMINAL_STATES, next_state
 from tenure.claims.objects import ResidentClaim
 from tenure.claims.telemetry import EventSink
@@ -78,6 +78,13 @@ class ClaimBook:
             message = f"no live claim has the id {claim_id!r}"
             raise ClaimError(message, field="claim_id", clause="TNR-LIFE-001")
         return live
+
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was."""
+        behind = self._unjournalled.get(claim_id)
+        if behind is not None and behind.ended_at_s is not None:
+            return EndedClaim(owner_scope=behind.claim.owner_scope, revision=behind.claim.revision, state=behind.state)
+        return self.journal.ended(claim_id)
 
     def open(self, live: LiveClaim, *, now_s: float) -> None:
         """Journal a newly accepted claim and cover its blocks. Raises DiskFullError, and changes nothing."""

@@ -38,6 +38,7 @@ UPDATE claims SET state = ?, revision = ?, duration_s = ?, expires_at_s = ?, not
 _REBASE = """
 UPDATE claims SET accepted_at_s = ?, expires_at_s = ?, noted_at_s = ? WHERE claim_id = ? AND ended_at_s IS NULL
 """
+_SELECT_ENDED = "SELECT owner_scope, revision, state FROM claims WHERE claim_id = ? AND ended_at_s IS NOT NULL"
 _SELECT_LIVE = "SELECT c.*, i.record FROM claims c JOIN identities i ON i.number = c.identity WHERE ended_at_s IS NULL"
 
 
@@ -69,6 +70,15 @@ class JournalEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EndedClaim:
+    """What is remembered for ever of a claim that ended: whose it was, the revision in force, and how it ended."""
+
+    owner_scope: str
+    revision: int
+    state: ClaimState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LastRun:
     """Which run last began on a journal: its generation, 0 for none, and the clock that its entries' times are on."""
 
@@ -91,6 +101,10 @@ class Journal(Protocol):
         """Whether a claim of that id was accepted at any time, and so can be no new one."""
         ...
 
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was."""
+        ...
+
     def live(self) -> list[JournalEntry]:
         """Every claim that has not ended, in order of acceptance."""
         ...
@@ -110,20 +124,19 @@ class Journal(Protocol):
 class MemoryJournal:
     """A journal that lasts as long as the process, for tests and runtimes that promise nothing across a restart.
 
-    Keeps the id of every claim that was ever accepted.
+    Keeps the id of every claim that was ever accepted, with its owner and how it ended.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, JournalEntry] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, EndedClaim] = {}
         self._generation = 0
         self._clock_id: str | None = None
 
     def accept(self, entry: JournalEntry) -> None:
         """Keep a newly accepted claim."""
         if self.ever_accepted(entry.claim.claim_id):
-            message = f"claim {entry.claim.claim_id!r} was accepted before; a new claim needs a new id"
-            raise ClaimError(message, field="claim_id", clause="TNR-LIFE-002")
+            raise not_available(entry.claim.claim_id)
         self._entries[entry.claim.claim_id] = entry
 
     def update(self, entries: Iterable[JournalEntry]) -> None:
@@ -138,11 +151,17 @@ class MemoryJournal:
                 self._entries[entry.claim.claim_id] = entry
             else:
                 del self._entries[entry.claim.claim_id]
-                self._ended.add(entry.claim.claim_id)
+                self._ended[entry.claim.claim_id] = EndedClaim(
+                    owner_scope=entry.claim.owner_scope, revision=entry.claim.revision, state=entry.state
+                )
 
     def ever_accepted(self, claim_id: str) -> bool:
         """Whether a claim of that id was accepted at any time."""
         return claim_id in self._entries or claim_id in self._ended
+
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was."""
+        return self._ended.get(claim_id)
 
     def live(self) -> list[JournalEntry]:
         """Every claim that has not ended, in order of acceptance."""
@@ -209,8 +228,7 @@ class SqliteJournal:
             )  # fmt: skip
             self._db.execute(_INSERT, row)
         except sqlite3.IntegrityError as error:
-            message = f"claim {claim.claim_id!r} was accepted before; a new claim needs a new id"
-            raise ClaimError(message, field="claim_id", clause="TNR-LIFE-002") from error
+            raise not_available(claim.claim_id) from error
         except sqlite3.OperationalError as error:
             raise self._cannot_write(error) from error
 
@@ -240,6 +258,13 @@ class SqliteJournal:
     def ever_accepted(self, claim_id: str) -> bool:
         """Whether a claim of that id was accepted at any time. Cost: one look-up by key."""
         return self._db.execute("SELECT 1 FROM claims WHERE claim_id = ?", (claim_id,)).fetchone() is not None
+
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was. Cost: one look-up by key."""
+        found = self._db.execute(_SELECT_ENDED, (claim_id,)).fetchone()
+        if found is None:
+            return None
+        return EndedClaim(owner_scope=found[0], revision=found[1], state=ClaimState(found[2]))
 
     def live(self) -> list[JournalEntry]:
         """Every claim that has not ended, in order of acceptance. Cost: linear in their number."""
@@ -316,6 +341,12 @@ class SqliteJournal:
 
     def _cannot_write(self, error: sqlite3.Error) -> DiskFullError:
         return DiskFullError(f"cannot write the journal {self._path}: {error}; nothing of it was kept, free some room")
+
+
+def not_available(claim_id: str) -> ClaimError:
+    """For an id that a new claim may not have. One text, whoever has it and whether or not it lives (TNR-ISO-002)."""
+    message = f"{claim_id!r} is not available for a new claim; choose an id that was never used"
+    return ClaimError(message, field="claim_id", clause="TNR-LIFE-002")
 
 
 def _entry_of(row: dict[str, object]) -> JournalEntry:

@@ -90,6 +90,8 @@ class DecisionReason(StrEnum):
     OVER_BUDGET = "claim_budget_exceeded"
     TOO_MANY_CLAIMS = "too_many_live_claims"
     MODE_NOT_SUPPORTED = "mode_not_supported"
+    ALREADY_HELD = "already_held"
+    """The same was asked for before and is held: a repeated submission changes nothing."""
     STALE_REVISION = "stale_revision"
     CLAIM_ENDED = "claim_already_ended"
 

@@ -14,7 +14,7 @@ from tenure.claims.clauses import specification
 from tenure.claims.clock import Clock
 from tenure.claims.coverage import LiveClaim
 from tenure.claims.event_types import EventType
-from tenure.claims.journal import Journal, MemoryJournal
+from tenure.claims.journal import Journal, MemoryJournal, not_available
 from tenure.claims.lifecycle import HOST_STATES, RELEASED_STATES, TERMINAL_STATES
 from tenure.claims.modes import (
     Action,
@@ -104,6 +104,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         self._clock_id = uuid4().hex if clock_id is None else clock_id
         self._found = kept.live()
         self._must_start = bool(self._found)
+        self._is_shut_down = False
         # Claims that an earlier run left stay on its clock until `start` moves all of them to this one.
         self._generation = 0 if self._must_start else kept.begin_run(clock_id=self._clock_id)
 
@@ -127,8 +128,10 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         Returns: one receipt for each claim that was found. Everything is reported (TNR-LIFE-008).
 
         Raises:
+            UsageError: the registry was shut down.
             DiskFullError: the journal cannot be written; nothing was changed, and start can be called again.
         """
+        self._check_not_shut_down()
         now_s = self._clock()
         if self._must_start:
             self._begin_run(now_s)
@@ -156,16 +159,22 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         return self._end_everything(EventType.RUNTIME_RESET, ReleaseReason.RUNTIME_RESET, reason)
 
     def shutdown(self, reason: str) -> list[Receipt]:
-        """End every claim and report that the runtime stops."""
-        return self._end_everything(EventType.RUNTIME_SHUTDOWN, ReleaseReason.RUNTIME_SHUTDOWN, reason)
+        """End every claim and report that the runtime stops. Nothing can be asked for afterwards: make a new registry.
+
+        Blocks may still leave, so that the cache can be emptied.
+        """
+        receipts = self._end_everything(EventType.RUNTIME_SHUTDOWN, ReleaseReason.RUNTIME_SHUTDOWN, reason)
+        self._is_shut_down = True
+        return receipts
 
     # What owners ask for.
 
     def submit(self, claim: ResidentClaim, *, capacity: CapacitySnapshot, object_blocks: int | None = None) -> Receipt:
         """Accept the claim, accept it on lesser terms, or reject it; the receipt says which, with numbers.
 
-        The id of a live claim makes this a renewal, and then all but revision, duration and the inputs to a policy must
-        be as they were.
+        The id of a live claim of the same owner makes this a renewal, and then all but revision, duration and the
+        inputs to a policy must be as they were. A submission that is repeated word for word is answered by what is held
+        (`already_held`), and changes nothing.
 
         Args:
             claim: what is asked for.
@@ -175,12 +184,16 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         Raises:
             ClaimError: the claim reaches beyond its object, its id was used by a claim that ended or belongs to another
                 owner, or a renewal changes what it may not.
+            UsageError: the registry was not started, or was shut down.
             DiskFullError: the claim cannot be journalled, and so was not accepted.
         """
         self._check_started()
         self.tick()
         known = self._book.find(claim.claim_id)
-        if known is not None and known.ended_at_s is None:
+        if known is not None and known.ended_at_s is None and known.claim.owner_scope == claim.owner_scope:
+            if answers.is_repeated(claim, known.claim):
+                protected = self._book.coverage.protected_blocks
+                return answers.already_held(known, asked=claim, protected_blocks=protected, capacity=capacity)
             return self._renew_with(known, claim)
         _check_extent(claim, object_blocks)
         now_s = self._clock()
@@ -196,7 +209,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         )
         if decision.decision is DecisionKind.REJECTED:
             if self._book.journal.ever_accepted(claim.claim_id):
-                raise answers.not_available(claim.claim_id)
+                raise not_available(claim.claim_id)
             return self._reject(claim, decision, capacity)
         return self._accept(claim, decision, keys, capacity)
 
@@ -213,6 +226,9 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         if duration_s is not None:
             require_seconds("duration_s", duration_s, clause="TNR-ACC-003")
         self.tick()
+        live = self._book.find(claim_id)
+        if live is None or live.ended_at_s is not None:
+            return self._not_renewed_after_end(claim_id, owner_scope)
         live = self._owned(claim_id, owner_scope)
         return self._renew_with(live, replace(live.claim, revision=revision, duration_s=duration_s))
 
@@ -221,8 +237,6 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         self._check_started()
         self.tick()
         live = self._owned(claim_id, owner_scope)
-        if live.ended_at_s is not None:
-            raise answers.no_such_claim(claim_id)
         return self._release([live], EventType.CLAIM_RELEASED, ReleaseReason.OWNER_REQUEST)[0]
 
     # What the runtime decides.
@@ -344,12 +358,10 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         )
 
     def _renew_with(self, live: LiveClaim, asked: ResidentClaim) -> Receipt:
-        if asked.owner_scope != live.claim.owner_scope:
-            raise answers.not_available(asked.claim_id)
-        if live.ended_at_s is not None:
-            return answers.not_renewed(live, DecisionReason.CLAIM_ENDED)
-        if asked.revision <= live.claim.revision:
-            return answers.not_renewed(live, DecisionReason.STALE_REVISION)
+        held = live.claim
+        if asked.revision <= held.revision:
+            stale = DecisionReason.STALE_REVISION
+            return answers.not_renewed(held.claim_id, revision=held.revision, state=live.state, reason=stale)
         answers.check_same_promise(asked, live.claim)
         now_s = self._clock()
         claim = replace(
@@ -361,6 +373,13 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         )
         self._book.renew(live, claim, now_s=now_s)
         return answers.renewed(live)
+
+    def _not_renewed_after_end(self, claim_id: str, owner_scope: str) -> Receipt:
+        ended = self._book.ended(claim_id)
+        if ended is None or ended.owner_scope != owner_scope:
+            raise answers.no_such_claim(claim_id)
+        reason = DecisionReason.CLAIM_ENDED
+        return answers.not_renewed(claim_id, revision=ended.revision, state=ended.state, reason=reason)
 
     def _release(
         self,
@@ -434,11 +453,16 @@ class ClaimRegistry(TierMoves, ClaimQueries):
 
     def _owned(self, claim_id: str, owner_scope: str) -> LiveClaim:
         found = self._book.find(claim_id)
-        if found is None or found.claim.owner_scope != owner_scope:
+        if found is None or found.ended_at_s is not None or found.claim.owner_scope != owner_scope:
             raise answers.no_such_claim(claim_id)
         return found
 
+    def _check_not_shut_down(self) -> None:
+        if self._is_shut_down:
+            raise UsageError("the runtime was shut down and promises nothing more; make a new registry and start it")
+
     def _check_started(self) -> None:
+        self._check_not_shut_down()
         if self._must_start:
             message = f"the journal holds {len(self._found)} live claims of an earlier run; call start() first"
             raise UsageError(message)

@@ -176,6 +176,7 @@ class FullDisk:
         self.kept = MemoryJournal()
         self.full = False
         self.ever_accepted, self.live, self.last_run = self.kept.ever_accepted, self.kept.live, self.kept.last_run
+        self.ended = self.kept.ended
 
     def begin_run(self, *, clock_id: str, rebased: object = ()) -> int:
         self._check()

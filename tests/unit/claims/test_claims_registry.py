@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,8 @@ from tenure.claims import (
     leading_prefix_at_least,
 )
 from tenure.claims.blocks import hashed_block_key, object_block_key
-from tenure.errors import ClaimError
+from tenure.claims.journal import MemoryJournal, SqliteJournal
+from tenure.errors import ClaimError, UsageError
 
 RESIDENT = make_claim(
     "claim:resident", object_id="resident", materialization_predicate=leading_prefix_at_least(60), footprint_blocks=60
@@ -280,6 +282,37 @@ def test_a_foreign_claim_looks_like_one_that_does_not_exist() -> None:
     assert world.registry.live_claims == 1
 
 
+@pytest.mark.clause("TNR-ISO-002", "TNR-LIFE-002")
+@pytest.mark.parametrize("active", [0, 80])  # whether it would be accepted or rejected
+@pytest.mark.parametrize("journalled", ["memory", "sqlite"])
+def test_a_submission_under_a_used_id_learns_neither_whose_it_is_nor_whether_it_lives(
+    active: int, journalled: str, tmp_path: Path
+) -> None:
+    world = World(journal=MemoryJournal() if journalled == "memory" else SqliteJournal(tmp_path / "claims.db"))
+    for name in ("live", "forgotten", "remembered"):
+        world.submit(make_claim(f"claim:{name}"))
+    world.bring(make_claim("claim:remembered"))
+    for name in ("forgotten", "remembered"):
+        world.registry.cancel(f"claim:{name}", owner_scope=make_claim().owner_scope)
+    before = len(world.trace.events)
+    answers = set()
+    for name in ("live", "forgotten", "remembered"):
+        for owner in ("session:tenant-b", make_claim().owner_scope) if name != "live" else ("session:tenant-b",):
+            with pytest.raises(ClaimError) as caught:
+                world.submit(make_claim(f"claim:{name}", owner_scope=owner, revision=7), active_live_blocks=active)
+            assert (caught.value.field, caught.value.clause) == ("claim_id", "TNR-LIFE-002")
+            answers.add(str(caught.value).replace(name, "NAME"))
+    assert len(answers) == 1
+    for name in ("live", "forgotten"):  # and whatever else is wrong with it is told alike
+        with pytest.raises(ClaimError, match="footprint_blocks"):
+            world.registry.submit(
+                make_claim(f"claim:{name}", owner_scope="session:tenant-b"),
+                capacity=CapacitySnapshot(usable_blocks=80),
+                object_blocks=4,
+            )
+    assert len(world.trace.events) == before
+
+
 @pytest.mark.clause("TNR-LIFE-004")
 def test_the_owner_cancels_and_the_claim_is_released() -> None:
     world = World()
@@ -329,6 +362,43 @@ def test_a_newer_revision_extends_and_a_replayed_one_does_not() -> None:
     assert world.registry.tick() == []
     world.clock.advance(1)
     assert len(world.registry.tick()) == 1
+
+
+@pytest.mark.clause("TNR-LIFE-003", "TNR-ACC-005")
+@pytest.mark.parametrize("footprint", [5, 90])  # granted as asked, and clipped
+def test_a_submission_that_is_repeated_is_answered_by_what_is_held_and_changes_nothing(footprint: int) -> None:
+    world = World()
+    claim = make_claim(duration_s=10.0, footprint_blocks=footprint)
+    first = world.submit(claim)
+    world.clock.advance(4)
+    before = len(world.trace.events)
+    again = world.submit(claim)
+    assert (again.accepted, again.reason, again.outcome) == (True, "already_held", first.outcome)
+    assert (again.state, again.granted_mode, again.next_step) == (first.state, first.granted_mode, first.next_step)
+    assert (world.registry.status("claim:a").expires_at_s, len(world.trace.events)) == (10.0, before)
+    world.registry.renew("claim:a", owner_scope=claim.owner_scope, revision=2, duration_s=10.0)
+    assert world.submit(claim).reason == "stale_revision"
+    assert world.submit(replace(claim, revision=2)).reason == "already_held"
+    assert world.submit(replace(claim, revision=2, duration_s=11.0)).reason == "stale_revision"
+
+
+@pytest.mark.clause("TNR-LIFE-005", "TNR-ISO-002")
+@pytest.mark.parametrize("has_blocks", [True, False])
+@pytest.mark.parametrize("journalled", ["memory", "sqlite"])
+def test_a_renewal_of_a_claim_that_ended_is_answered_alike_whether_or_not_blocks_are_left(
+    journalled: str, has_blocks: bool, tmp_path: Path
+) -> None:
+    world = World(journal=MemoryJournal() if journalled == "memory" else SqliteJournal(tmp_path / "claims.db"))
+    claim = make_claim(revision=3)
+    world.submit(claim)
+    if has_blocks:
+        world.bring(claim)
+    world.registry.cancel("claim:a", owner_scope=claim.owner_scope)
+    receipt = world.registry.renew("claim:a", owner_scope=claim.owner_scope, revision=4, duration_s=10.0)
+    assert (receipt.outcome, receipt.reason) == (Outcome.REJECTED, "claim_already_ended")
+    assert (receipt.state, receipt.revision) == (ClaimState.RELEASED, 3)
+    with pytest.raises(ClaimError, match="no claim"):
+        world.registry.renew("claim:a", owner_scope="session:tenant-b", revision=4, duration_s=10.0)
 
 
 @pytest.mark.clause("TNR-LIFE-005")
@@ -382,6 +452,28 @@ def test_reset_and_shutdown_end_every_claim_before_they_are_reported(end: str, e
     names = [event.event_type.value for event in world.trace.events]
     assert names[-4:] == ["resident_claim_demoted"] * 3 + [event]
     assert (world.registry.live_claims, world.registry.protected_blocks) == (0, 0)
+
+
+@pytest.mark.clause("TNR-LIFE-007")
+def test_after_its_shutdown_a_registry_promises_nothing_more() -> None:
+    world = World()
+    claim = make_claim()
+    world.hold(claim)
+    world.registry.shutdown("done")
+    before = len(world.trace.events)
+    for ask in (
+        lambda: world.submit(make_claim("claim:new")),
+        lambda: world.registry.renew("claim:a", owner_scope=claim.owner_scope, revision=2, duration_s=1.0),
+        lambda: world.registry.cancel("claim:a", owner_scope=claim.owner_scope),
+        lambda: world.registry.start(runtime_name="again"),
+        lambda: world.registry.reset("again"),
+        lambda: world.registry.shutdown("again"),
+    ):
+        with pytest.raises(UsageError, match="shut down"):
+            ask()
+    assert len(world.trace.events) == before
+    world.take(claim, 0)  # the cache may still be emptied, and what it held is told
+    assert world.story("claim:a")[-1] == "block_lost_after_release"
 
 
 @pytest.mark.clause("TNR-EVT-009")
