@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenure.claims.coverage import LiveClaim
+from tenure.claims.coverage import Coverage, LiveClaim
 from tenure.claims.modes import Action, ClaimState, DecisionKind, DecisionReason, Outcome
 from tenure.claims.objects import CapacitySnapshot, ClaimDecision, ResidentClaim
 from tenure.claims.receipts import NextStep, Receipt, ReceiptNumbers
@@ -14,7 +14,7 @@ def granted(
     decision: ClaimDecision,
     *,
     asked: ResidentClaim,
-    protected_blocks: int,
+    coverage: Coverage,
     capacity: CapacitySnapshot,
 ) -> Receipt:
     """For a claim that was accepted, conditionally or not."""
@@ -24,7 +24,7 @@ def granted(
         reason=decision.reason.value,
         claim_id=asked.claim_id,
         revision=asked.revision,
-        numbers=_numbers(asked, decision, protected_blocks, capacity),
+        numbers=_numbers(asked, decision, coverage, capacity),
         granted_mode=live.claim.protection_mode,
         state=live.state,
         next_step=_held(live),
@@ -35,25 +35,24 @@ def rejected(
     claim: ResidentClaim,
     decision: ClaimDecision,
     *,
-    protected_blocks: int,
+    coverage: Coverage,
     capacity: CapacitySnapshot,
     blocking: tuple[str, ...],
-    next_expiry_s: float | None,
+    free_at_s: float | None,
 ) -> Receipt:
-    """For a claim that was not accepted."""
+    """For a claim that was not accepted. `free_at_s` is when the last of the claims in `blocking` ends by itself."""
     short = decision.shortfall_blocks
     next_step = NextStep.RESUBMIT_SMALLER if claim.footprint_blocks > short > 0 else NextStep.NOTHING
-    worth_waiting = bool(blocking) and next_expiry_s is not None
     return Receipt(
         outcome=Outcome.REJECTED,
         reason=decision.reason.value,
         claim_id=claim.claim_id,
         revision=claim.revision,
-        numbers=_numbers(claim, decision, protected_blocks, capacity),
+        numbers=_numbers(claim, decision, coverage, capacity),
         state=ClaimState.REFUSED,
         blocking_claim_ids=blocking,
         next_step=NextStep.RETRY_LATER if blocking else next_step,
-        retry_after_s=next_expiry_s - decision.decided_at_s if worth_waiting and next_expiry_s is not None else None,
+        retry_after_s=None if free_at_s is None else free_at_s - decision.decided_at_s,
     )
 
 
@@ -75,9 +74,7 @@ def not_renewed(claim_id: str, *, revision: int, state: ClaimState, reason: Deci
     return Receipt(outcome=Outcome.REJECTED, reason=reason.value, claim_id=claim_id, revision=revision, state=state)
 
 
-def already_held(
-    live: LiveClaim, *, asked: ResidentClaim, protected_blocks: int, capacity: CapacitySnapshot
-) -> Receipt:
+def already_held(live: LiveClaim, *, asked: ResidentClaim, coverage: Coverage, capacity: CapacitySnapshot) -> Receipt:
     """For a submission that was answered before: what is held, and nothing is changed."""
     held = live.claim
     as_asked = (asked.footprint_blocks, asked.protection_mode) == (held.footprint_blocks, held.protection_mode)
@@ -89,10 +86,11 @@ def already_held(
         numbers=ReceiptNumbers(
             requested_blocks=asked.footprint_blocks,
             granted_blocks=held.footprint_blocks,
-            protected_blocks=protected_blocks,
+            protected_blocks=coverage.protected_blocks,
             active_live_blocks=capacity.active_live_blocks,
             usable_blocks=capacity.usable_blocks,
             shortfall_blocks=0,
+            owed_blocks=coverage.owed_blocks,
         ),
         granted_mode=held.protection_mode,
         state=live.state,
@@ -164,13 +162,14 @@ def _held(live: LiveClaim) -> NextStep:
 
 
 def _numbers(
-    claim: ResidentClaim, decision: ClaimDecision, protected_blocks: int, capacity: CapacitySnapshot
+    claim: ResidentClaim, decision: ClaimDecision, coverage: Coverage, capacity: CapacitySnapshot
 ) -> ReceiptNumbers:
     return ReceiptNumbers(
         requested_blocks=claim.footprint_blocks,
         granted_blocks=decision.granted_footprint_blocks,
-        protected_blocks=protected_blocks,
+        protected_blocks=coverage.protected_blocks,
         active_live_blocks=capacity.active_live_blocks,
         usable_blocks=capacity.usable_blocks,
         shortfall_blocks=decision.shortfall_blocks,
+        owed_blocks=coverage.owed_blocks,
     )

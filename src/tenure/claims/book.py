@@ -190,30 +190,42 @@ class ClaimBook:
             self.coverage.remove(live)
 
     def smallest_blocking_set(self, blocks: int) -> tuple[str, ...]:
-        """The fewest claims whose end would free that many protected blocks, sorted; empty when no set would.
+        """The fewest claims whose end would free that many owed blocks, sorted; empty when no set would.
 
         Exactly the fewest when no two claims share a block; otherwise a set from which none can be left out. Cost: the
         footprints of the largest claims, down to the last one that is needed.
         """
-        if blocks > self.coverage.protected_blocks:
-            return ()
+        chosen = self.first_that_free(blocks, (self._live[claim_id] for _, claim_id in self._largest_first))
+        return tuple(sorted(live.claim.claim_id for live in chosen))
+
+    def first_that_free(self, blocks: int, order: Iterable[LiveClaim]) -> list[LiveClaim]:
+        """Of live claims, as few of the first as free that many owed blocks, none of them needlessly.
+
+        Empty when all of them would not do. Cost: the footprints of the claims in `order`, down to the last one needed.
+        """
+        if blocks > self.coverage.owed_blocks:
+            return []
         freed = FreedBlocks(self.coverage)
         chosen: list[LiveClaim] = []
-        for _, claim_id in self._largest_first:
+        for live in order:
             if freed.blocks >= blocks:
                 break
-            live = self._live[claim_id]
-            if live.reserves:
+            if live.owes:
                 chosen.append(live)
                 freed.add(live)
-        kept = set(chosen)
+        needed = []
         for live in chosen[::-1]:
             freed.take_back(live)
-            if freed.blocks >= blocks:
-                kept.discard(live)
-            else:
+            if freed.blocks < blocks:
                 freed.add(live)
-        return tuple(sorted(live.claim.claim_id for live in kept))
+                needed.append(live)
+        return needed[::-1]
+
+    def ends_at_s(self, claim_ids: Iterable[str]) -> float | None:
+        """When the last of these live claims expires by itself, None when one of them never does or there is none."""
+        ends = [self._live[claim_id].expires_at_s for claim_id in claim_ids]
+        known = [end for end in ends if end is not None]
+        return max(known) if known and len(known) == len(ends) else None
 
     def _close(self, live: LiveClaim) -> None:
         claim_id = live.claim.claim_id

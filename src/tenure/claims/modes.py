@@ -181,6 +181,8 @@ class ReleaseReason(StrEnum):
     RESTORATION_FAILED = "restoration_failed"
     RUNTIME_RESET = "runtime_reset"
     RUNTIME_SHUTDOWN = "runtime_shutdown"
+    POOL_SHRANK = "pool_shrank"
+    """A restart found fewer usable blocks than were promised."""
     OPERATOR = "operator"
 
 

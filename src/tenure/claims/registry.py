@@ -7,7 +7,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from tenure.claims import answers, reports
-from tenure.claims.acceptance import AcceptanceLimits, Holdings, decide
+from tenure.claims.acceptance import AcceptanceLimits, Holdings, decide, most_blocks, worth_clipping
 from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.book import ClaimBook, Step
 from tenure.claims.clauses import specification
@@ -55,7 +55,8 @@ def nothing_survived(status: ClaimStatus) -> Tier | None:
 class ClaimRegistry(TierMoves, ClaimQueries):
     """Every promise of one runtime: what was accepted, what of it holds, and how it ended.
 
-    Guarantees that no claim is accepted beyond the inequality and the budget, that each step is legal, journalled and
+    Guarantees that no claim is accepted beyond the inequality and the budget, counting what is owed and not computed yet
+    like everything else that is owed; that each step is legal, journalled and
     reported, that a loss is reported before it happens, and that a call which raises changed nothing. It decides no
     conflict and moves no row: the runtime does, and says so here. One thread, or a lock of your own.
 
@@ -69,8 +70,10 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         journal: where claims are kept across a restart; in memory when it is left out.
         clock_id: what tells this clock from another one, such as the machine's boot id. Without it, every start has a
             clock of its own, and durations go on from where they were last journalled.
-        claim_budget_blocks: most blocks that all claims may protect together, None for all usable ones.
+        claim_budget_blocks: most blocks that may be owed to all claims together, None for all usable ones.
         max_live_claims: most claims at once.
+        max_footprint_blocks: most blocks of one claim, since naming them takes time and memory. The default is two
+            million tokens in blocks of 16.
         supported_modes: the modes that the runtime implements.
         remembered_ends: how many ended claims with blocks on the device are remembered.
 
@@ -87,12 +90,15 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         clock_id: str | None = None,
         claim_budget_blocks: int | None = None,
         max_live_claims: int = 10_000,
+        max_footprint_blocks: int = 2**17,
         supported_modes: frozenset[ProtectionMode] = LOCAL_MODES,
         remembered_ends: int = 10_000,
     ) -> None:
         if claim_budget_blocks is not None:
             require_count("claim_budget_blocks", claim_budget_blocks, minimum=0, clause="TNR-ACC-004")
         require_count("max_live_claims", max_live_claims, minimum=1, clause="TNR-ACC-010")
+        require_count("max_footprint_blocks", max_footprint_blocks, minimum=1, clause="TNR-ACC-010")
+        self._max_footprint_blocks = max_footprint_blocks
         self._sink = sink
         self._clock = clock
         self._resident = resident
@@ -117,6 +123,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         runtime_version: str | None = None,
         block_size_tokens: int | None = None,
         survivors: Callable[[ClaimStatus], Tier | None] = nothing_survived,
+        capacity: CapacitySnapshot | None = None,
     ) -> list[Receipt]:
         """Announce the runtime, and recover or end every claim that an earlier run left in the journal.
 
@@ -124,6 +131,9 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             runtime_name, runtime_version, block_size_tokens: what runs.
             survivors: for a claim that was materialized or offloaded, the tier in which its blocks still are, None when
                 they are gone. It is then harmed, unless its duration has passed.
+            capacity: what the pool holds now. Where it is less than the claims found are owed, as few as make the rest
+                fit are demoted, expiring ones first, then demotable, offloadable and hard ones, the newest first; None
+                to check the claim budget alone.
 
         Returns: one receipt for each claim that was found. Everything is reported (TNR-LIFE-008).
 
@@ -151,6 +161,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             book=self._book,
             resident=self._resident,
             survivors=survivors,
+            most_blocks=most_blocks(capacity, self._limits),
             now_s=now_s,
         )
 
@@ -192,26 +203,46 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         known = self._book.find(claim.claim_id)
         if known is not None and known.ended_at_s is None and known.claim.owner_scope == claim.owner_scope:
             if answers.is_repeated(claim, known.claim):
-                protected = self._book.coverage.protected_blocks
-                return answers.already_held(known, asked=claim, protected_blocks=protected, capacity=capacity)
+                return answers.already_held(known, asked=claim, coverage=self._book.coverage, capacity=capacity)
             return self._renew_with(known, claim)
-        _check_extent(claim, object_blocks)
-        now_s = self._clock()
-        keys = block_keys(claim)
-        protected = self._book.coverage.protected_blocks
+        self.check_footprint(claim, object_blocks=object_blocks)
+        coverage = self._book.coverage
+        keys: tuple[BlockKey, ...] = ()
+        is_new: list[bool] = []
+        if claim.protection_mode.reserves_blocks and not worth_clipping(claim, capacity=capacity, limits=self._limits):
+            new_blocks = claim.footprint_blocks - coverage.owed_among(claim)
+        else:
+            keys = block_keys(claim)
+            is_new = coverage.unowed(keys)
+            new_blocks = sum(is_new)
         decision = decide(
             claim,
-            is_new=self._book.coverage.unprotected(keys),
-            holdings=Holdings(protected_blocks=protected, live_claims=len(self._book)),
+            new_blocks=new_blocks,
+            is_new=is_new,
+            holdings=Holdings(owed_blocks=coverage.owed_blocks, live_claims=len(self._book)),
             capacity=capacity,
             limits=self._limits,
-            now_s=now_s,
+            now_s=self._clock(),
         )
         if decision.decision is DecisionKind.REJECTED:
             if self._book.journal.ever_accepted(claim.claim_id):
                 raise not_available(claim.claim_id)
             return self._reject(claim, decision, capacity)
-        return self._accept(claim, decision, keys, capacity)
+        return self._accept(claim, decision, keys or block_keys(claim), capacity)
+
+    def check_footprint(self, claim: ResidentClaim, *, object_blocks: int | None = None) -> None:
+        """Nothing when the claim is of a size that can be looked at, and lies within its object. Cost: constant.
+
+        Raises:
+            ClaimError: it has more than `max_footprint_blocks`, or reaches beyond its `object_blocks`.
+        """
+        if claim.footprint_blocks > self._max_footprint_blocks:
+            message = f"{claim.footprint_blocks} blocks are more than the {self._max_footprint_blocks} of one claim"
+            raise ClaimError(f"{message}; ask for less", field="footprint_blocks", clause="TNR-ACC-010")
+        end = claim.footprint_positions.stop
+        if object_blocks is not None and end > object_blocks:
+            message = f"covers blocks up to {end - 1}, but {claim.object_id!r} has {object_blocks}; ask for less"
+            raise ClaimError(message, field="footprint_blocks", clause="TNR-ACC-009")
 
     def renew(self, claim_id: str, *, owner_scope: str, revision: int, duration_s: float | None) -> Receipt:
         """Hold the claim for `duration_s` from now, None for ever, if `revision` is newer than the one in force.
@@ -274,7 +305,10 @@ class ClaimRegistry(TierMoves, ClaimQueries):
 
     def block_arrived(self, key: BlockKey) -> None:
         """Note that a block is on the device, and report every claim whose predicate that makes true."""
-        for live in self._book.coverage.covering(key):
+        covering = self._book.coverage.covering(key)
+        if covering:
+            self._book.coverage.note(key, is_present=True)
+        for live in covering:
             if live.state in TERMINAL_STATES:
                 continue
             live.gain(live.position_of(key))
@@ -304,6 +338,15 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         if not covering:
             return False
         protected = self._book.coverage.is_protected(key)
+        now_s = self._clock()
+        due = [
+            live
+            for live in covering
+            if live.ended_at_s is None and live.expires_at_s is not None and live.expires_at_s <= now_s
+        ]
+        if due:
+            self._release(due, EventType.CLAIM_EXPIRED, ReleaseReason.DURATION_ELAPSED)
+        self._book.coverage.note(key, is_present=False)
         for live in covering:
             self._lose(live, live.position_of(key), request_id, physical_block_id, cause)
         return protected
@@ -333,28 +376,29 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         if holds:
             live.state = ClaimState.MATERIALIZED
         self._book.open(live, now_s=now_s)
-        protected = self._book.coverage.protected_blocks
+        coverage = self._book.coverage
         self._book.report(EventType.CLAIM_SUBMITTED, reports.submitted(claim), claim=live)
         event = EventType.CLAIM_CONDITIONALLY_ACCEPTED if conditional else EventType.CLAIM_ACCEPTED
-        self._book.report(event, reports.accepted(live, decision, asked=claim, protected_blocks=protected), claim=live)
+        self._book.report(event, reports.accepted(live, decision, asked=claim, coverage=coverage), claim=live)
         if holds:
             self._book.report(EventType.CLAIM_MATERIALIZED, reports.materialized(live), claim=live)
-        return answers.granted(live, decision, asked=claim, protected_blocks=protected, capacity=capacity)
+        return answers.granted(live, decision, asked=claim, coverage=coverage, capacity=capacity)
 
     def _reject(self, claim: ResidentClaim, decision: ClaimDecision, capacity: CapacitySnapshot) -> Receipt:
-        protected = self._book.coverage.protected_blocks
+        coverage = self._book.coverage
         names = {"claim_id": claim.claim_id, "prefix_id": claim.object_id}
         self._sink.emit(EventType.CLAIM_SUBMITTED, reports.submitted(claim), **names)
-        fields = reports.rejected(claim, decision, protected_blocks=protected)
+        fields = reports.rejected(claim, decision, coverage=coverage)
         self._sink.emit(EventType.CLAIM_REJECTED, fields, **names)
         short = decision.shortfall_blocks
+        blocking = self._book.smallest_blocking_set(short) if short else ()
         return answers.rejected(
             claim,
             decision,
-            protected_blocks=protected,
+            coverage=coverage,
             capacity=capacity,
-            blocking=self._book.smallest_blocking_set(short) if short else (),
-            next_expiry_s=self._book.next_expiry_s(),
+            blocking=blocking,
+            free_at_s=self._book.ends_at_s(blocking),
         )
 
     def _renew_with(self, live: LiveClaim, asked: ResidentClaim) -> Receipt:
@@ -415,9 +459,6 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         physical_block_id: int | None,
         cause: HarmCause,
     ) -> None:
-        now_s = self._clock()
-        if live.ended_at_s is None and live.expires_at_s is not None and live.expires_at_s <= now_s:
-            self._release([live], EventType.CLAIM_EXPIRED, ReleaseReason.DURATION_ELAPSED)
         breaks = live.breaks_without(position)
         if not live.lose(position) or live.state in HOST_STATES:
             return
@@ -425,7 +466,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             fields = reports.harmed(live, cause, physical_block_id=physical_block_id, position=position)
             step = Step(live=live, event_type=EventType.CLAIM_HARMED, fields=fields, request_id=request_id,
                         end_reason=cause.value)  # fmt: skip
-            self._book.take([step], now_s=now_s)
+            self._book.take([step], now_s=self._clock())
         elif live.state in RELEASED_STATES:
             fields = reports.block_lost(live, position=position, physical_block_id=physical_block_id)
             self._book.report(EventType.CLAIM_BLOCK_LOST_AFTER_RELEASE, fields, claim=live, request_id=request_id)
@@ -466,11 +507,3 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         if self._must_start:
             message = f"the journal holds {len(self._found)} live claims of an earlier run; call start() first"
             raise UsageError(message)
-
-
-def _check_extent(claim: ResidentClaim, object_blocks: int | None) -> None:
-    """Nothing when the claim lies within its object; ClaimError otherwise."""
-    end = claim.footprint_positions.stop
-    if object_blocks is not None and end > object_blocks:
-        message = f"covers blocks up to {end - 1}, but {claim.object_id!r} has {object_blocks}; ask for less"
-        raise ClaimError(message, field="footprint_blocks", clause="TNR-ACC-009")

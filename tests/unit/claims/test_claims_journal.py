@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 
 from claims_world import World, make_claim
-from tenure.claims import ClaimState, ClaimStatus, EventType, Outcome, ProtectionMode, StepClock
+from tenure.claims import (
+    CapacitySnapshot,
+    ClaimState,
+    ClaimStatus,
+    EventType,
+    Outcome,
+    ProtectionMode,
+    StepClock,
+    leading_prefix_at_least,
+)
 from tenure.claims.journal import Durability, Journal, MemoryJournal, SqliteJournal
+from tenure.claims.lifecycle import TERMINAL_STATES
 from tenure.claims.modes import Tier
 from tenure.errors import ClaimError, DiskFullError, UsageError
 
@@ -156,6 +166,39 @@ def test_a_full_disk_at_the_start_changes_nothing_and_the_start_can_be_tried_aga
     after.registry.start(runtime_name="again")
     assert after.registry.status("claim:a").expires_at_s == 1010.0
     assert after.events()[0].fields["runtime_generation"] == 2
+
+
+@pytest.mark.clause("TNR-LIFE-010")
+def test_a_restart_into_a_smaller_pool_gives_up_as_few_claims_as_needed_and_the_weakest_terms_first(
+    journal: Journal,
+) -> None:
+    before = World(journal=journal, clock_id="one")
+    terms = {
+        "hard": ("hard_protected", 20),
+        "old": ("demotable", 10),
+        "small": ("demotable", 2),
+        "new": ("demotable", 10),
+        "soft": ("soft_priority", 80),
+        "timed": ("expiring", 15),
+    }
+    for name, (mode, blocks) in terms.items():
+        before.submit(
+            make_claim(
+                f"claim:{name}", protection_mode=ProtectionMode(mode), footprint_blocks=blocks, duration_s=100.0,
+                materialization_predicate=leading_prefix_at_least(1),
+            )
+        )  # fmt: skip
+        before.clock.advance(1)
+    after = restart(before, journal)
+    capacity = CapacitySnapshot(usable_blocks=32)
+    receipts = {receipt.claim_id: receipt for receipt in after.registry.start(runtime_name="again", capacity=capacity)}
+    ended = {name for name, receipt in receipts.items() if receipt.state in TERMINAL_STATES}
+    assert ended == {"claim:timed", "claim:new"}
+    assert (receipts["claim:new"].outcome, receipts["claim:new"].reason) == (Outcome.DEMOTED, "pool_shrank")
+    assert after.story("claim:timed") == ["recovered", "demoted"]
+    assert after.registry.owed_blocks == 32
+    again = restart(after, journal)
+    assert len(again.registry.start(runtime_name="third", capacity=capacity)) == 4
 
 
 def test_nothing_ends_twice_in_the_journal(journal: Journal) -> None:

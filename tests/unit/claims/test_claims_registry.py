@@ -34,7 +34,8 @@ def test_a_claim_that_fits_is_accepted_and_the_receipt_adds_up() -> None:
     assert (receipt.outcome, receipt.state, receipt.revision) == (Outcome.ACCEPTED, ClaimState.ACCEPTED, 1)
     numbers = receipt.numbers
     assert numbers is not None
-    assert (numbers.requested_blocks, numbers.granted_blocks, numbers.protected_blocks) == (60, 60, 60)
+    assert (numbers.requested_blocks, numbers.granted_blocks, numbers.owed_blocks) == (60, 60, 60)
+    assert numbers.protected_blocks == 0  # nothing of it is there yet
     assert (numbers.active_live_blocks, numbers.usable_blocks, numbers.shortfall_blocks) == (20, 80, 0)
     assert receipt.next_step is NextStep.HELD_UNTIL_RELEASE
     assert world.story("claim:resident") == ["submitted", "accepted"]
@@ -50,11 +51,94 @@ def test_a_claim_over_the_inequality_is_rejected_with_numbers_and_whom_it_waits_
     assert receipt.outcome is Outcome.REJECTED
     assert receipt.reason == "protected_plus_active_exceeds_usable"
     assert numbers is not None
-    assert numbers.shortfall_blocks == numbers.protected_blocks + 60 + 10 - 80 == 50
+    assert numbers.owed_blocks is not None
+    assert numbers.shortfall_blocks == numbers.owed_blocks + 60 + 10 - 80 == 50
     assert receipt.blocking_claim_ids == ("claim:resident",)
     assert (receipt.next_step, receipt.retry_after_s) == (NextStep.RETRY_LATER, 20.0)
-    assert world.registry.protected_blocks == 60
+    assert world.registry.owed_blocks == 60
     assert world.story("claim:second") == ["submitted", "rejected"]
+
+
+@pytest.mark.clause("TNR-ACC-005")
+def test_whoever_is_rejected_is_told_to_wait_for_all_who_are_in_the_way_and_for_nobody_else() -> None:
+    world = World(usable_blocks=80)
+    sizes: dict[str, tuple[int, float | None]] = {"a": (30, 50.0), "b": (35, 90.0), "small": (3, 5.0)}
+    for name, (blocks, duration_s) in sizes.items():
+        world.submit(make_claim(f"claim:{name}", footprint_blocks=blocks, duration_s=duration_s))
+    wanted = replace(RESIDENT, claim_id="claim:want")
+    receipt = world.submit(wanted)
+    assert (receipt.blocking_claim_ids, receipt.retry_after_s) == (("claim:a", "claim:b"), 90.0)
+    world.registry.renew("claim:b", owner_scope=wanted.owner_scope, revision=2, duration_s=None)
+    receipt = world.submit(wanted)
+    assert (receipt.blocking_claim_ids, receipt.retry_after_s) == (("claim:a", "claim:b"), None)
+
+
+@pytest.mark.clause("TNR-ACC-004", "TNR-CAP-001")
+def test_what_is_owed_and_what_is_protected_are_two_numbers() -> None:
+    world = World(usable_blocks=80)
+    claim = make_claim(footprint_blocks=60)
+    receipt = world.submit(claim)
+    assert receipt.numbers is not None
+    assert (receipt.numbers.owed_blocks, receipt.numbers.protected_blocks) == (60, 0)
+    assert "owed 60 + active 0 of 80 usable" in receipt.sentence()
+    world.bring(claim)
+    second = world.submit(
+        make_claim("claim:b", footprint_blocks=21, materialization_predicate=leading_prefix_at_least(21))
+    )
+    assert (second.outcome, world.registry.owed_blocks, world.registry.protected_blocks) == (Outcome.REJECTED, 60, 60)
+    fields = world.events()[-1].fields
+    assert (fields["owed_resident_blocks"], fields["protected_resident_blocks"]) == (60, 60)
+    world.take(claim, 59)
+    assert (world.registry.owed_blocks, world.registry.protected_blocks) == (60, 59)
+
+
+@pytest.mark.clause("TNR-ACC-004", "TNR-TIER-007")
+@pytest.mark.parametrize(("mode", "accepted"), [("offloadable", True), ("hard_protected", False)])
+def test_only_terms_that_let_a_claim_stay_in_a_lower_tier_let_its_room_be_promised_again(
+    mode: str, accepted: bool
+) -> None:
+    world = World(usable_blocks=80)
+    claim = make_claim(footprint_blocks=60, protection_mode=ProtectionMode(mode))
+    world.hold(claim)
+    world.registry.offload("claim:a")
+    assert world.registry.protected_blocks == 0
+    assert world.registry.owed_blocks == (0 if accepted else 60)
+    other = make_claim("claim:b", footprint_blocks=60, materialization_predicate=leading_prefix_at_least(60))
+    assert world.submit(other).accepted == accepted
+
+
+@pytest.mark.clause("TNR-ACC-010")
+def test_a_footprint_that_nobody_should_have_to_name_is_an_error_for_every_mode() -> None:
+    world = World()
+    before = len(world.trace.events)
+    for mode in (ProtectionMode.HARD_PROTECTED, ProtectionMode.BEST_EFFORT):
+        with pytest.raises(ClaimError, match="131072") as caught:
+            world.submit(make_claim(footprint_blocks=3_000_000, protection_mode=mode))
+        assert (caught.value.field, caught.value.clause) == ("footprint_blocks", "TNR-ACC-010")
+    assert len(world.trace.events) == before
+
+
+@pytest.mark.clause("TNR-ACC-004", "TNR-CAP-005")
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_claim_that_can_never_fit_is_rejected_without_its_blocks_being_named(
+    hashed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(usable_blocks=80)
+    hashes = tuple(f"h{number}" for number in range(100_000))
+    world.submit(make_claim(object_id="long", block_hashes=hashes[:5] if hashed else None))
+    monkeypatch.setattr("tenure.claims.registry.block_keys", lambda _: pytest.fail("the blocks were named"))
+    receipt = world.submit(
+        make_claim(
+            "claim:long",
+            object_id="long",
+            footprint_blocks=100_000,
+            materialization_predicate=leading_prefix_at_least(81),
+            block_hashes=hashes if hashed else None,
+        )
+    )
+    assert receipt.outcome is Outcome.REJECTED
+    assert receipt.numbers is not None
+    assert receipt.numbers.shortfall_blocks == 5 + 99_995 - 80  # the five that are owed already count once
 
 
 @pytest.mark.clause("TNR-ACC-004")
@@ -100,7 +184,7 @@ def test_a_weaker_mode_is_granted_only_where_the_owner_named_it() -> None:
     assert world.submit(second).outcome is Outcome.REJECTED
     receipt = world.submit(replace(second, claim_id="claim:third", fallback_mode=ProtectionMode.SOFT_PRIORITY))
     assert (receipt.outcome, receipt.granted_mode) == (Outcome.CLIPPED, ProtectionMode.SOFT_PRIORITY)
-    assert world.registry.protected_blocks == 60
+    assert world.registry.owed_blocks == 60
 
 
 @pytest.mark.clause("TNR-ACC-006", "TNR-ACC-010")
@@ -241,7 +325,7 @@ def test_shared_blocks_count_once_and_stay_protected_until_the_last_claim_ends()
     short = make_claim("claim:short", object_id="shared", footprint_blocks=3)
     world.hold(long)
     world.submit(short)
-    assert world.registry.protected_blocks == 5
+    assert world.registry.owed_blocks == 5
     assert world.registry.exclusive_blocks("claim:long") == 2
     world.registry.demote("claim:long")
     assert world.registry.protected_blocks == 3
@@ -261,7 +345,7 @@ def test_claims_on_different_objects_share_blocks_by_hash() -> None:
     receipt = world.submit(second)
     assert receipt.outcome is Outcome.CLIPPED
     assert receipt.numbers is not None
-    assert (receipt.numbers.granted_blocks, world.registry.protected_blocks) == (4, 6)
+    assert (receipt.numbers.granted_blocks, world.registry.owed_blocks) == (4, 6)
     assert world.registry.covering(hashed_block_key(IDENTITY, "s1")) == ("claim:1", "claim:2")
 
 
