@@ -57,6 +57,10 @@ class ClaimQueries:
         """Every claim that the runtime answers for, in order of acceptance."""
         return (live.status() for live in self._book.live())
 
+    def was_accepted(self, claim_id: str) -> bool:
+        """Whether a claim of that id was accepted at any time. Cost: one look-up in the journal."""
+        return self._book.journal.ever_accepted(claim_id)
+
     def status(self, claim_id: str) -> ClaimStatus:
         """A live claim, or one that ended and still has blocks on the device. Raises ClaimError for any other."""
         found = self._book.find(claim_id)

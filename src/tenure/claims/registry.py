@@ -141,7 +141,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             UsageError: the registry was shut down.
             DiskFullError: the journal cannot be written; nothing was changed, and start can be called again.
         """
-        self._check_not_shut_down()
+        self.check_not_shut_down()
         now_s = self._clock()
         if self._must_start:
             self._begin_run(now_s)
@@ -177,6 +177,11 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         receipts = self._end_everything(EventType.RUNTIME_SHUTDOWN, ReleaseReason.RUNTIME_SHUTDOWN, reason)
         self._is_shut_down = True
         return receipts
+
+    def check_not_shut_down(self) -> None:
+        """Nothing while the runtime may promise; UsageError once it was shut down."""
+        if self._is_shut_down:
+            raise UsageError("the runtime was shut down and promises nothing more; make a new one and start it")
 
     # What owners ask for.
 
@@ -498,12 +503,8 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             raise answers.no_such_claim(claim_id)
         return found
 
-    def _check_not_shut_down(self) -> None:
-        if self._is_shut_down:
-            raise UsageError("the runtime was shut down and promises nothing more; make a new registry and start it")
-
     def _check_started(self) -> None:
-        self._check_not_shut_down()
+        self.check_not_shut_down()
         if self._must_start:
             message = f"the journal holds {len(self._found)} live claims of an earlier run; call start() first"
             raise UsageError(message)
