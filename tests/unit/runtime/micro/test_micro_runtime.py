@@ -325,6 +325,22 @@ def test_rows_of_requests_that_are_over_leave_the_tier_at_a_shutdown_and_after_a
         assert scene.tier.free_blocks == 8
 
 
+def test_a_claim_that_came_back_from_the_tier_makes_way_again_for_one_that_was_promised_the_room() -> None:
+    lines = {"offloadable": "offload_resident, refuse", "hard_protected": "refuse"}
+    scene = Scene(mode="offloadable", tier=32, policy=action_policy(lines))
+    scene.claim("a", content=new(10))
+    scene.run("r1", new(10))
+    scene.run("big", new(16, 5000))
+    scene.mode = ProtectionMode.HARD_PROTECTED
+    assert scene.claim("b", content=new(10, 2000)).outcome is Outcome.ACCEPTED
+    scene.run("r2", new(10))
+    assert scene.runtime.registry.status("a").surviving_blocks == 10
+    assert (scene.runtime.registry.owed_blocks, scene.runtime.registry.protected_blocks) == (20, 10)
+    assert scene.run("r3", new(10, 2000)).outcome is Outcome.SERVED
+    assert (scene.runtime.registry.owed_blocks, scene.runtime.registry.protected_blocks) == (10, 10)
+    assert scene.count(E.CLAIM_HARMED) == scene.count(E.CLAIM_DEMOTED) == 0
+
+
 @pytest.mark.clause("TNR-LIFE-010")
 def test_a_restart_into_a_smaller_pool_demotes_what_no_longer_fits_and_goes_on() -> None:
     journal = MemoryJournal()
