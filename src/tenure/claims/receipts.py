@@ -50,8 +50,10 @@ class ReceiptNumbers:
     owed_blocks: int | None = None
 
     def __post_init__(self) -> None:
-        for name, number in self.to_record().items():
-            require_count(name, number, minimum=0, clause="TNR-CAP-005")
+        for name in self.__slots__:
+            number = getattr(self, name)
+            if number is not None or name != "owed_blocks":
+                require_count(name, number, minimum=0, clause="TNR-CAP-005")
 
     def to_record(self) -> dict[str, int]:
         """A JSON-ready mapping of every number that there is."""

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from uuid import uuid4
 
 from tenure.claims import answers, reports
 from tenure.claims.acceptance import AcceptanceLimits, Holdings, decide, most_blocks, worth_clipping
 from tenure.claims.blocks import BlockKey, block_keys
-from tenure.claims.book import ClaimBook, Step
+from tenure.claims.book import ClaimBook
 from tenure.claims.clauses import specification
 from tenure.claims.clock import Clock
 from tenure.claims.coverage import LiveClaim
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import Journal, MemoryJournal, not_available
-from tenure.claims.lifecycle import HOST_STATES, RELEASED_STATES, TERMINAL_STATES
 from tenure.claims.modes import (
     Action,
     ClaimState,
     DecisionKind,
     DecisionReason,
-    HarmCause,
-    Outcome,
     ProtectionMode,
     ReleaseReason,
     Tier,
 )
+from tenure.claims.moves import BlockMoves
 from tenure.claims.objects import CapacitySnapshot, ClaimDecision, ClaimStatus, ResidentClaim
 from tenure.claims.queries import ClaimQueries
 from tenure.claims.receipts import Receipt
@@ -39,12 +37,6 @@ from tenure.errors import ClaimError, UsageError
 #: Every mode that one runtime can keep by itself.
 LOCAL_MODES = frozenset(ProtectionMode) - {ProtectionMode.ROUTED_REUSE}
 
-_RELEASES = {
-    EventType.CLAIM_DEMOTED: Outcome.DEMOTED,
-    EventType.CLAIM_EXPIRED: Outcome.EXPIRED,
-    EventType.CLAIM_RELEASED: Outcome.RELEASED,
-}
-
 
 def nothing_survived(status: ClaimStatus) -> Tier | None:
     """The answer of a runtime whose rows are gone after a restart."""
@@ -52,7 +44,7 @@ def nothing_survived(status: ClaimStatus) -> Tier | None:
     return None
 
 
-class ClaimRegistry(TierMoves, ClaimQueries):
+class ClaimRegistry(BlockMoves, TierMoves, ClaimQueries):
     """Every promise of one runtime: what was accepted, what of it holds, and how it ended.
 
     Guarantees that no claim is accepted beyond the inequality and the budget, counting what is owed and not computed yet
@@ -306,56 +298,6 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         live = self._book.live_one(claim_id)
         return self._release([live], EventType.CLAIM_EXPIRED, reason, request_id=request_id, action=action)[0]
 
-    # Blocks that come and go.
-
-    def block_arrived(self, key: BlockKey) -> None:
-        """Note that a block is on the device, and report every claim whose predicate that makes true."""
-        covering = self._book.coverage.covering(key)
-        if covering:
-            self._book.coverage.note(key, is_present=True)
-        for live in covering:
-            if live.state in TERMINAL_STATES:
-                continue
-            live.gain(live.position_of(key))
-            if live.holds and live.state in (ClaimState.ACCEPTED, ClaimState.CONDITIONALLY_ACCEPTED):
-                step = Step(live=live, event_type=EventType.CLAIM_MATERIALIZED, fields=reports.materialized(live))
-                self._book.take([step], now_s=self._clock())
-
-    def blocks_arrived(self, keys: Iterable[BlockKey]) -> None:
-        """Note that blocks are on the device, as `block_arrived` for each."""
-        for key in keys:
-            self.block_arrived(key)
-
-    def block_leaving(
-        self,
-        key: BlockKey,
-        *,
-        request_id: str | None = None,
-        physical_block_id: int | None = None,
-        cause: HarmCause = HarmCause.EVICTED_UNDER_PRESSURE,
-    ) -> bool:
-        """Note that a block is about to leave the device, and report what that does to every claim that covers it.
-
-        Returns: whether a live reserving claim protected the block until now, for `is_protected_resident`.
-        Cost: one look-up when no claim covers the block; otherwise one event for each claim that does.
-        """
-        covering = self._book.coverage.covering(key)
-        if not covering:
-            return False
-        protected = self._book.coverage.is_protected(key)
-        now_s = self._clock()
-        due = [
-            live
-            for live in covering
-            if live.ended_at_s is None and live.expires_at_s is not None and live.expires_at_s <= now_s
-        ]
-        if due:
-            self._release(due, EventType.CLAIM_EXPIRED, ReleaseReason.DURATION_ELAPSED)
-        self._book.coverage.note(key, is_present=False)
-        for live in covering:
-            self._lose(live, live.position_of(key), request_id, physical_block_id, cause)
-        return protected
-
     # How it is done.
 
     def _accept(
@@ -429,58 +371,6 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             raise answers.no_such_claim(claim_id)
         reason = DecisionReason.CLAIM_ENDED
         return answers.not_renewed(claim_id, revision=ended.revision, state=ended.state, reason=reason)
-
-    def _release(
-        self,
-        claims: list[LiveClaim],
-        event_type: EventType,
-        reason: ReleaseReason,
-        *,
-        request_id: str | None = None,
-        action: Action | None = None,
-    ) -> list[Receipt]:
-        now_s = self._clock()
-        steps = [
-            Step(
-                live=live,
-                event_type=event_type,
-                fields=reports.released(live, reason, now_s=now_s, action=action),
-                request_id=request_id,
-                end_reason=reason.value,
-            )
-            for live in claims
-        ]
-        self._book.take(steps, now_s=now_s)
-        return [
-            answers.released(live, _RELEASES[event_type], reason.value, request_id=request_id, action=action)
-            for live in claims
-        ]
-
-    def _lose(
-        self,
-        live: LiveClaim,
-        position: int,
-        request_id: str | None,
-        physical_block_id: int | None,
-        cause: HarmCause,
-    ) -> None:
-        breaks = live.breaks_without(position)
-        if not live.lose(position) or live.state in HOST_STATES:
-            return
-        if breaks:
-            fields = reports.harmed(live, cause, physical_block_id=physical_block_id, position=position)
-            step = Step(live=live, event_type=EventType.CLAIM_HARMED, fields=fields, request_id=request_id,
-                        end_reason=cause.value)  # fmt: skip
-            self._book.take([step], now_s=self._clock())
-        elif live.state in RELEASED_STATES:
-            fields = reports.block_lost(live, position=position, physical_block_id=physical_block_id)
-            self._book.report(EventType.CLAIM_BLOCK_LOST_AFTER_RELEASE, fields, claim=live, request_id=request_id)
-        elif live.state not in TERMINAL_STATES:
-            fields = reports.block_lost(live, position=position, physical_block_id=physical_block_id)
-            fields["predicate_satisfied"] = live.holds
-            self._book.report(EventType.CLAIM_BLOCK_LOST, fields, claim=live, request_id=request_id)
-        if live.ended_at_s is not None:
-            self._book.forget_if_gone(live)
 
     def _end_everything(self, event_type: EventType, reason: ReleaseReason, why: str) -> list[Receipt]:
         self._check_started()
