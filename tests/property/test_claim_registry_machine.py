@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from claims_world import IDENTITY, World, make_claim
 from tenure.claims import (
+    CapacitySnapshot,
     ClaimState,
     EventType,
     Outcome,
@@ -22,6 +24,7 @@ from tenure.claims.lifecycle import DEVICE_STATES, HOST_STATES, TERMINAL_STATES
 from tenure.claims.modes import RestorationOutcome, Tier
 from tenure.claims.reconstruction import reconstruct
 from tenure.claims.trace import parse_trace
+from tenure.errors import UsageError
 
 USABLE_BLOCKS = 10
 OBJECTS = ("x", "y")
@@ -81,7 +84,7 @@ class RegistryMachine(RuleBasedStateMachine):
         assert granted.protection_mode in (mode, fallback)
         self.granted[claim.claim_id] = granted
         if granted.protection_mode.reserves_blocks:
-            assert self.model_protected() + active <= USABLE_BLOCKS
+            assert len(self.model_owed()) + active <= USABLE_BLOCKS
 
     @rule(object_id=st.sampled_from(OBJECTS), position=st.integers(0, BLOCKS_OF_AN_OBJECT - 1))
     def bring_a_block(self, object_id: str, position: int) -> None:
@@ -162,29 +165,44 @@ class RegistryMachine(RuleBasedStateMachine):
     def end_everything(self, kind: str) -> None:
         getattr(self.world.registry, kind)("machine")
         assert not self.live()
+        if kind == "shutdown":
+            with pytest.raises(UsageError):
+                self.world.submit(make_claim("claim:late"))
+            self.restart(Tier.DEVICE)
 
-    @rule(tier=st.sampled_from([None, Tier.DEVICE, Tier.HOST]))
-    def restart(self, tier: Tier | None) -> None:
+    @rule(tier=st.sampled_from([None, Tier.DEVICE, Tier.HOST]), usable_blocks=st.sampled_from([None, 0, 4, 7, 10]))
+    def restart(self, tier: Tier | None, usable_blocks: int | None = None) -> None:
         before = self.live()
         device = self.world.device if tier is Tier.DEVICE else set()
         self.world = World(usable_blocks=USABLE_BLOCKS, journal=self.journal, clock_id="one", clock=self.world.clock)
         self.world.device = device
         self.world.registry._resident = device
-        receipts = self.world.registry.start(runtime_name="machine", survivors=lambda _: tier)
+        capacity = None if usable_blocks is None else CapacitySnapshot(usable_blocks=usable_blocks)
+        receipts = self.world.registry.start(runtime_name="machine", survivors=lambda _: tier, capacity=capacity)
+        assert usable_blocks is None or len(self.model_owed()) <= usable_blocks
         assert {receipt.claim_id for receipt in receipts} == set(before)
         ended = {receipt.claim_id for receipt in receipts if receipt.state in TERMINAL_STATES}
         assert set(self.live()) == set(before) - ended
 
-    def model_protected(self) -> int:
+    def model_owed(self) -> set[BlockKey]:
+        union: set[BlockKey] = set()
+        for name, state in self.live().items():
+            mode = self.granted[name].protection_mode
+            if mode.reserves_blocks and (mode is not ProtectionMode.OFFLOADABLE or state not in HOST_STATES):
+                union.update(block_keys(self.granted[name]))
+        return union
+
+    def model_protected(self) -> set[BlockKey]:
         union: set[BlockKey] = set()
         for name, state in self.live().items():
             if state not in HOST_STATES and self.granted[name].protection_mode.reserves_blocks:
                 union.update(block_keys(self.granted[name]))
-        return len(union)
+        return union & self.world.device
 
     @invariant()
-    def the_protected_blocks_are_the_union_of_what_is_promised(self) -> None:
-        assert self.world.registry.protected_blocks == self.model_protected()
+    def the_owed_blocks_are_the_union_of_what_is_promised_and_the_protected_ones_what_of_it_is_there(self) -> None:
+        assert self.world.registry.owed_blocks == len(self.model_owed())
+        assert self.world.registry.protected_blocks == len(self.model_protected())
         for object_id in OBJECTS:
             for position in range(BLOCKS_OF_AN_OBJECT):
                 key = object_block_key(IDENTITY, object_id, position)

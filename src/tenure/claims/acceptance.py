@@ -14,7 +14,7 @@ class AcceptanceLimits:
     """What the operator allows.
 
     Attributes:
-        claim_budget_blocks: most blocks that all claims may protect together, None for all usable ones.
+        claim_budget_blocks: most blocks that may be owed to all claims together, None for all usable ones.
         max_live_claims: most claims at once.
         supported_modes: the modes that this runtime implements.
     """
@@ -26,15 +26,16 @@ class AcceptanceLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
-    """What is promised already: protected blocks, shared ones once, and how many claims are live."""
+    """What is promised already: owed blocks, shared ones once, and how many claims are live."""
 
-    protected_blocks: int
+    owed_blocks: int
     live_claims: int
 
 
 def decide(
     claim: ResidentClaim,
     *,
+    new_blocks: int,
     is_new: Sequence[bool],
     holdings: Holdings,
     capacity: CapacitySnapshot,
@@ -49,7 +50,9 @@ def decide(
 
     Args:
         claim: what was asked for.
-        is_new: for each block that the claim covers, whether no reserving claim protects it yet.
+        new_blocks: how many blocks of the claim no reserving claim covers yet.
+        is_new: for each block that the claim covers, whether it is one of those. May be left empty when the claim
+            cannot be `worth_clipping`.
         holdings, capacity, limits: what is promised, what there is, what is allowed.
         now_s: the clock.
 
@@ -66,7 +69,7 @@ def decide(
     if downgraded:
         fitting = DecisionReason.MODE_DOWNGRADED
     room, limit = _room_blocks(holdings, capacity, limits)
-    shortfall = max(0, sum(is_new) - room)
+    shortfall = max(0, new_blocks - room)
     if shortfall == 0 or not mode.reserves_blocks:
         return _granted(claim, fitting, mode=mode, footprint_blocks=claim.footprint_blocks, now_s=now_s)
     clipped = _blocks_that_fit(is_new, room)
@@ -86,13 +89,31 @@ def decide(
     return _rejected(claim, limit, now_s=now_s, shortfall_blocks=shortfall)
 
 
+def most_blocks(capacity: CapacitySnapshot | None, limits: AcceptanceLimits) -> int | None:
+    """The most blocks that may be owed to all claims together, never below zero. None when nothing limits them."""
+    budget = limits.claim_budget_blocks
+    if capacity is None:
+        return budget
+    physical = max(0, capacity.usable_blocks - capacity.active_live_blocks)
+    return physical if budget is None else min(physical, budget)
+
+
+def worth_clipping(claim: ResidentClaim, *, capacity: CapacitySnapshot, limits: AcceptanceLimits) -> bool:
+    """Whether some of the claim's blocks could be granted in a reserving mode, were nothing else promised.
+
+    Cost: constant, so that a claim which can never fit is answered without naming its blocks.
+    """
+    most = most_blocks(capacity, limits)
+    return most is None or claim.materialization_predicate.required_blocks <= most
+
+
 def _room_blocks(
     holdings: Holdings, capacity: CapacitySnapshot, limits: AcceptanceLimits
 ) -> tuple[int, DecisionReason]:
     """How many more blocks can be protected, and which limit says so. Below zero when too much is promised already."""
-    physical = capacity.usable_blocks - capacity.active_live_blocks - holdings.protected_blocks
+    physical = capacity.usable_blocks - capacity.active_live_blocks - holdings.owed_blocks
     if limits.claim_budget_blocks is not None:
-        budgeted = limits.claim_budget_blocks - holdings.protected_blocks
+        budgeted = limits.claim_budget_blocks - holdings.owed_blocks
         if budgeted < physical:
             return budgeted, DecisionReason.OVER_BUDGET
     return physical, DecisionReason.OVER_CAPACITY

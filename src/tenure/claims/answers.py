@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenure.claims.coverage import LiveClaim
+from tenure.claims.coverage import Coverage, LiveClaim
 from tenure.claims.modes import Action, ClaimState, DecisionKind, DecisionReason, Outcome
 from tenure.claims.objects import CapacitySnapshot, ClaimDecision, ResidentClaim
 from tenure.claims.receipts import NextStep, Receipt, ReceiptNumbers
@@ -14,7 +14,7 @@ def granted(
     decision: ClaimDecision,
     *,
     asked: ResidentClaim,
-    protected_blocks: int,
+    coverage: Coverage,
     capacity: CapacitySnapshot,
 ) -> Receipt:
     """For a claim that was accepted, conditionally or not."""
@@ -24,7 +24,7 @@ def granted(
         reason=decision.reason.value,
         claim_id=asked.claim_id,
         revision=asked.revision,
-        numbers=_numbers(asked, decision, protected_blocks, capacity),
+        numbers=_numbers(asked, decision, coverage, capacity),
         granted_mode=live.claim.protection_mode,
         state=live.state,
         next_step=_held(live),
@@ -35,25 +35,24 @@ def rejected(
     claim: ResidentClaim,
     decision: ClaimDecision,
     *,
-    protected_blocks: int,
+    coverage: Coverage,
     capacity: CapacitySnapshot,
     blocking: tuple[str, ...],
-    next_expiry_s: float | None,
+    free_at_s: float | None,
 ) -> Receipt:
-    """For a claim that was not accepted."""
+    """For a claim that was not accepted. `free_at_s` is when the last of the claims in `blocking` ends by itself."""
     short = decision.shortfall_blocks
     next_step = NextStep.RESUBMIT_SMALLER if claim.footprint_blocks > short > 0 else NextStep.NOTHING
-    worth_waiting = bool(blocking) and next_expiry_s is not None
     return Receipt(
         outcome=Outcome.REJECTED,
         reason=decision.reason.value,
         claim_id=claim.claim_id,
         revision=claim.revision,
-        numbers=_numbers(claim, decision, protected_blocks, capacity),
+        numbers=_numbers(claim, decision, coverage, capacity),
         state=ClaimState.REFUSED,
         blocking_claim_ids=blocking,
         next_step=NextStep.RETRY_LATER if blocking else next_step,
-        retry_after_s=next_expiry_s - decision.decided_at_s if worth_waiting and next_expiry_s is not None else None,
+        retry_after_s=None if free_at_s is None else free_at_s - decision.decided_at_s,
     )
 
 
@@ -70,15 +69,40 @@ def renewed(live: LiveClaim) -> Receipt:
     )
 
 
-def not_renewed(live: LiveClaim, reason: DecisionReason) -> Receipt:
+def not_renewed(claim_id: str, *, revision: int, state: ClaimState, reason: DecisionReason) -> Receipt:
     """For a renewal that came too late, or with a revision that is not newer. States the revision in force."""
+    return Receipt(outcome=Outcome.REJECTED, reason=reason.value, claim_id=claim_id, revision=revision, state=state)
+
+
+def already_held(live: LiveClaim, *, asked: ResidentClaim, coverage: Coverage, capacity: CapacitySnapshot) -> Receipt:
+    """For a submission that was answered before: what is held, and nothing is changed."""
+    held = live.claim
+    as_asked = (asked.footprint_blocks, asked.protection_mode) == (held.footprint_blocks, held.protection_mode)
     return Receipt(
-        outcome=Outcome.REJECTED,
-        reason=reason.value,
-        claim_id=live.claim.claim_id,
-        revision=live.claim.revision,
+        outcome=Outcome.ACCEPTED if as_asked else Outcome.CLIPPED,
+        reason=DecisionReason.ALREADY_HELD.value,
+        claim_id=held.claim_id,
+        revision=held.revision,
+        numbers=ReceiptNumbers(
+            requested_blocks=asked.footprint_blocks,
+            granted_blocks=held.footprint_blocks,
+            protected_blocks=coverage.protected_blocks,
+            active_live_blocks=capacity.active_live_blocks,
+            usable_blocks=capacity.usable_blocks,
+            shortfall_blocks=0,
+            owed_blocks=coverage.owed_blocks,
+        ),
+        granted_mode=held.protection_mode,
         state=live.state,
+        next_step=_held(live),
     )
+
+
+def is_repeated(asked: ResidentClaim, held: ResidentClaim) -> bool:
+    """Whether `asked` is the very submission that `held` is the answer to, at the revision in force."""
+    return (asked.revision, asked.duration_s) == (held.revision, held.duration_s) and _other_promise(
+        asked, held
+    ) is None
 
 
 def released(
@@ -102,22 +126,23 @@ def check_same_promise(asked: ResidentClaim, held: ResidentClaim) -> None:
 
     What was clipped or downgraded at acceptance may be asked for again, and stays as it was granted.
     """
+    other = _other_promise(asked, held)
+    if other is not None:
+        raise other
+
+
+def _other_promise(asked: ResidentClaim, held: ResidentClaim) -> ClaimError | None:
     for name in ("cache_identity", "object_id", "materialization_predicate"):
         if getattr(asked, name) != getattr(held, name):
-            raise _changed(name, getattr(held, name))
+            return _changed(name, getattr(held, name))
     if asked.footprint_blocks < held.footprint_blocks:
-        raise _changed("footprint_blocks", held.footprint_blocks)
+        return _changed("footprint_blocks", held.footprint_blocks)
     if held.protection_mode not in (asked.protection_mode, asked.fallback_mode):
-        raise _changed("protection_mode", held.protection_mode.value)
+        return _changed("protection_mode", held.protection_mode.value)
     common = held.footprint_blocks
     if held.block_hashes is not None and (asked.block_hashes or ())[:common] != held.block_hashes:
-        raise _changed("block_hashes", f"{common} hashes")
-
-
-def not_available(claim_id: str) -> ClaimError:
-    """For an id that a new claim may not have, for whatever reason."""
-    message = f"{claim_id!r} is not available for a new claim; choose an id that was never used"
-    return ClaimError(message, field="claim_id", clause="TNR-LIFE-002")
+        return _changed("block_hashes", f"{common} hashes")
+    return None
 
 
 def no_such_claim(claim_id: str) -> ClaimError:
@@ -137,13 +162,14 @@ def _held(live: LiveClaim) -> NextStep:
 
 
 def _numbers(
-    claim: ResidentClaim, decision: ClaimDecision, protected_blocks: int, capacity: CapacitySnapshot
+    claim: ResidentClaim, decision: ClaimDecision, coverage: Coverage, capacity: CapacitySnapshot
 ) -> ReceiptNumbers:
     return ReceiptNumbers(
         requested_blocks=claim.footprint_blocks,
         granted_blocks=decision.granted_footprint_blocks,
-        protected_blocks=protected_blocks,
+        protected_blocks=coverage.protected_blocks,
         active_live_blocks=capacity.active_live_blocks,
         usable_blocks=capacity.usable_blocks,
         shortfall_blocks=decision.shortfall_blocks,
+        owed_blocks=coverage.owed_blocks,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import repeat
 
 from tenure.claims.objects import ResidentClaim
@@ -29,6 +30,13 @@ def block_keys(claim: ResidentClaim) -> tuple[BlockKey, ...]:
         return tuple(zip(repeat(claim.cache_identity.as_text()), claim.block_hashes, strict=False))
     scope = _object_scope(claim.cache_identity, claim.object_id)
     return tuple(zip(repeat(scope), claim.footprint_positions, strict=False))
+
+
+def block_names(claim: ResidentClaim) -> tuple[str, Container[int | str]]:
+    """The first part that all of the claim's block names have, and what their second parts are. Cost: that of hashes."""
+    if claim.block_hashes is not None:
+        return claim.cache_identity.as_text(), frozenset(claim.block_hashes)
+    return _object_scope(claim.cache_identity, claim.object_id), claim.footprint_positions
 
 
 def _object_scope(identity: CacheIdentity, object_id: str) -> str:

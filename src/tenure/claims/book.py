@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from tenure.claims.coverage import Coverage, FreedBlocks, LiveClaim
 from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
-from tenure.claims.journal import Journal, JournalEntry
+from tenure.claims.journal import EndedClaim, Journal, JournalEntry
 from tenure.claims.lifecycle import TERMINAL_STATES, next_state
 from tenure.claims.objects import ResidentClaim
 from tenure.claims.telemetry import EventSink
@@ -78,6 +78,13 @@ class ClaimBook:
             message = f"no live claim has the id {claim_id!r}"
             raise ClaimError(message, field="claim_id", clause="TNR-LIFE-001")
         return live
+
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was."""
+        behind = self._unjournalled.get(claim_id)
+        if behind is not None and behind.ended_at_s is not None:
+            return EndedClaim(owner_scope=behind.claim.owner_scope, revision=behind.claim.revision, state=behind.state)
+        return self.journal.ended(claim_id)
 
     def open(self, live: LiveClaim, *, now_s: float) -> None:
         """Journal a newly accepted claim and cover its blocks. Raises DiskFullError, and changes nothing."""
@@ -183,30 +190,42 @@ class ClaimBook:
             self.coverage.remove(live)
 
     def smallest_blocking_set(self, blocks: int) -> tuple[str, ...]:
-        """The fewest claims whose end would free that many protected blocks, sorted; empty when no set would.
+        """The fewest claims whose end would free that many owed blocks, sorted; empty when no set would.
 
         Exactly the fewest when no two claims share a block; otherwise a set from which none can be left out. Cost: the
         footprints of the largest claims, down to the last one that is needed.
         """
-        if blocks > self.coverage.protected_blocks:
-            return ()
+        chosen = self.first_that_free(blocks, (self._live[claim_id] for _, claim_id in self._largest_first))
+        return tuple(sorted(live.claim.claim_id for live in chosen))
+
+    def first_that_free(self, blocks: int, order: Iterable[LiveClaim]) -> list[LiveClaim]:
+        """Of live claims, as few of the first as free that many owed blocks, none of them needlessly.
+
+        Empty when all of them would not do. Cost: the footprints of the claims in `order`, down to the last one needed.
+        """
+        if blocks > self.coverage.owed_blocks:
+            return []
         freed = FreedBlocks(self.coverage)
         chosen: list[LiveClaim] = []
-        for _, claim_id in self._largest_first:
+        for live in order:
             if freed.blocks >= blocks:
                 break
-            live = self._live[claim_id]
-            if live.reserves:
+            if live.owes:
                 chosen.append(live)
                 freed.add(live)
-        kept = set(chosen)
+        needed = []
         for live in chosen[::-1]:
             freed.take_back(live)
-            if freed.blocks >= blocks:
-                kept.discard(live)
-            else:
+            if freed.blocks < blocks:
                 freed.add(live)
-        return tuple(sorted(live.claim.claim_id for live in kept))
+                needed.append(live)
+        return needed[::-1]
+
+    def ends_at_s(self, claim_ids: Iterable[str]) -> float | None:
+        """When the last of these live claims expires by itself, None when one of them never does or there is none."""
+        ends = [self._live[claim_id].expires_at_s for claim_id in claim_ids]
+        known = [end for end in ends if end is not None]
+        return max(known) if known and len(known) == len(ends) else None
 
     def _close(self, live: LiveClaim) -> None:
         claim_id = live.claim.claim_id

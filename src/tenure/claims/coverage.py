@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass, field
 
-from tenure.claims.blocks import BlockKey, block_keys
+from tenure.claims.blocks import BlockKey, block_keys, block_names
 from tenure.claims.lifecycle import DEVICE_STATES, HOST_STATES, RESPONSIBLE_STATES
 from tenure.claims.modes import ClaimState, ProtectionMode
 from tenure.claims.objects import ClaimStatus, ResidentClaim
@@ -72,13 +72,21 @@ class LiveClaim:
         return self.missing_required == 0
 
     @property
+    def owes(self) -> bool:
+        """Whether the blocks count as owed now: a live claim in a reserving mode, there yet or not.
+
+        An offloadable claim that is in a lower tier is kept there by its own terms, and takes no room (TNR-TIER-007).
+        Any other claim that is there, as a restart may leave it, is owed its room on the device.
+        """
+        mode = self.claim.protection_mode
+        if not mode.reserves_blocks or self.state not in RESPONSIBLE_STATES:
+            return False
+        return mode is not ProtectionMode.OFFLOADABLE or self.state not in HOST_STATES
+
+    @property
     def reserves(self) -> bool:
-        """Whether the blocks count as protected now: a live claim in a reserving mode, on the device."""
-        return (
-            self.claim.protection_mode.reserves_blocks
-            and self.state in RESPONSIBLE_STATES
-            and self.state not in HOST_STATES
-        )
+        """Whether blocks on the device count as protected now: a live claim in a reserving mode, not in a lower tier."""
+        return self.owes and self.state not in HOST_STATES
 
     @property
     def is_hard(self) -> bool:
@@ -147,15 +155,17 @@ class LiveClaim:
 
 @dataclass(slots=True, eq=False)
 class _SharedBlock:
-    """A block that several claims cover, with how many of them reserve it."""
+    """A block that several claims cover, with how many of them owe and reserve it, and whether it is on the device."""
 
     claims: dict[str, LiveClaim]
+    owing: int
     reserving: int
     hard: int
+    present: bool
 
 
 class Coverage:
-    """The claims of every covered block, and how many blocks are protected, shared ones counted once.
+    """The claims of every covered block, and how many blocks are owed and protected, shared ones counted once.
 
     Cost: linear in the footprint when a claim comes, goes or changes what it reserves; constant to ask about a block,
     whatever the number of claims.
@@ -163,22 +173,28 @@ class Coverage:
 
     def __init__(self) -> None:
         self._blocks: dict[BlockKey, LiveClaim | _SharedBlock] = {}
+        self._owed_blocks = 0
         self._protected_blocks = 0
 
     @property
+    def owed_blocks(self) -> int:
+        """How many blocks live reserving claims are owed on the device, shared ones once, there yet or not."""
+        return self._owed_blocks
+
+    @property
     def protected_blocks(self) -> int:
-        """How many blocks live reserving claims cover on the device, shared ones once."""
+        """How many blocks that are on the device live reserving claims cover there, shared ones once."""
         return self._protected_blocks
 
     def add(self, live: LiveClaim) -> None:
         """Cover the blocks of a claim that is not covered yet."""
         if self._blocks.keys().isdisjoint(live.keys):
             self._blocks.update(dict.fromkeys(live.keys, live))
-            if live.reserves:
-                self._protected_blocks += len(live.keys)
+            self._owed_blocks += len(live.keys) if live.owes else 0
+            self._protected_blocks += live.surviving_blocks if live.reserves else 0
             return
-        for key in live.keys:
-            self._add_block(key, live)
+        for position, key in enumerate(live.keys, live.claim.footprint_positions.start):
+            self._add_block(key, live, is_present=position not in live.missing)
 
     def remove(self, live: LiveClaim) -> None:
         """Forget a claim. It must reserve nothing any more: see `change`."""
@@ -190,25 +206,45 @@ class Coverage:
                 del self._blocks[key]
 
     def change(self, live: LiveClaim, state: ClaimState) -> None:
-        """Move a covered claim to `state`, and count its blocks as protected or not, as that state demands."""
-        reserved, was_hard = live.reserves, live.is_hard
+        """Move a covered claim to `state`, and count its blocks as owed and protected or not, as that state demands."""
+        owed, reserved, was_hard = live.owes, live.reserves, live.is_hard
         live.state = state
-        gained = live.reserves - reserved
-        if gained == 0:
+        owing, reserving, hard = live.owes - owed, live.reserves - reserved, live.is_hard - was_hard
+        if owing == reserving == 0:
             return
-        hard = live.is_hard - was_hard
-        for key in live.keys:
+        for position, key in enumerate(live.keys, live.claim.footprint_positions.start):
             found = self._blocks.get(key)
             if found is live:
-                self._protected_blocks += gained
+                self._owed_blocks += owing
+                self._protected_blocks += reserving if position not in live.missing else 0
             elif isinstance(found, _SharedBlock):
-                self._count(found, gained, hard)
+                self._count(found, owing=owing, reserving=reserving, hard=hard)
 
-    def unprotected(self, keys: tuple[BlockKey, ...]) -> list[bool]:
-        """For each block, whether no live reserving claim covers it. Cost: linear."""
+    def note(self, key: BlockKey, *, is_present: bool) -> None:
+        """Count a covered block that comes to the device or leaves it. To be called before its claims are told."""
+        found = self._blocks.get(key)
+        if isinstance(found, _SharedBlock):
+            changed = is_present - found.present
+            found.present = is_present
+            self._protected_blocks += changed if found.reserving else 0
+        elif found is not None and found.reserves:
+            self._protected_blocks += is_present - (found.position_of(key) not in found.missing)
+
+    def unowed(self, keys: tuple[BlockKey, ...]) -> list[bool]:
+        """For each block, whether no live claim is owed it. Cost: linear."""
         if self._blocks.keys().isdisjoint(keys):
             return [True] * len(keys)
-        return [not self.is_protected(key) for key in keys]
+        return [not self.owing(key) for key in keys]
+
+    def owed_among(self, claim: ResidentClaim) -> int:
+        """How many of the blocks that `claim` would cover are owed already.
+
+        Cost: linear in the footprint or in the number of covered blocks, whichever is less.
+        """
+        if claim.footprint_blocks <= len(self._blocks):
+            return sum(self.owing(key) > 0 for key in block_keys(claim))
+        scope, names = block_names(claim)
+        return sum(key[0] == scope and key[1] in names and self.owing(key) > 0 for key in self._blocks)
 
     def is_protected(self, key: BlockKey) -> bool:
         """Whether a live reserving claim covers the block."""
@@ -232,38 +268,47 @@ class Coverage:
         return tuple(found.claims.values()) if isinstance(found, _SharedBlock) else (found,)
 
     def exclusive_blocks(self, live: LiveClaim) -> int:
-        """How many blocks would stop being protected if this claim ended. Cost: linear in the footprint."""
-        return sum(1 for key in live.keys if self.reserving(key) == 1) if live.reserves else 0
+        """How many blocks would no longer be owed if this claim ended. Cost: linear in the footprint."""
+        return sum(1 for key in live.keys if self.owing(key) == 1) if live.owes else 0
 
-    def reserving(self, key: BlockKey) -> int:
-        """How many live reserving claims cover the block."""
+    def owing(self, key: BlockKey) -> int:
+        """How many live claims are owed the block."""
         found = self._blocks.get(key)
         if found is None:
             return 0
-        return found.reserving if isinstance(found, _SharedBlock) else int(found.reserves)
+        return found.owing if isinstance(found, _SharedBlock) else int(found.owes)
 
-    def _add_block(self, key: BlockKey, live: LiveClaim) -> None:
+    def _add_block(self, key: BlockKey, live: LiveClaim, *, is_present: bool) -> None:
         found = self._blocks.get(key)
         if found is None:
             self._blocks[key] = live
-            self._protected_blocks += live.reserves
+            self._owed_blocks += live.owes
+            self._protected_blocks += live.reserves and is_present
             return
         if not isinstance(found, _SharedBlock):
-            found = _SharedBlock({found.claim.claim_id: found}, reserving=int(found.reserves), hard=int(found.is_hard))
+            found = _SharedBlock(
+                {found.claim.claim_id: found},
+                owing=int(found.owes),
+                reserving=int(found.reserves),
+                hard=int(found.is_hard),
+                present=is_present,
+            )
             self._blocks[key] = found
         found.claims[live.claim.claim_id] = live
-        if live.reserves:
-            self._count(found, 1, int(live.is_hard))
+        self._count(found, owing=int(live.owes), reserving=int(live.reserves), hard=int(live.is_hard))
 
-    def _count(self, shared: _SharedBlock, reserving: int, hard: int) -> None:
-        before = shared.reserving > 0
+    def _count(self, shared: _SharedBlock, *, owing: int, reserving: int, hard: int) -> None:
+        was_owed, was_protected = shared.owing > 0, shared.reserving > 0
+        shared.owing += owing
         shared.reserving += reserving
         shared.hard += hard
-        self._protected_blocks += (shared.reserving > 0) - before
+        self._owed_blocks += (shared.owing > 0) - was_owed
+        if shared.present:
+            self._protected_blocks += (shared.reserving > 0) - was_protected
 
 
 class FreedBlocks:
-    """How many blocks would stop being protected if a set of claims ended, while the set is put together.
+    """How many blocks would no longer be owed if a set of claims ended, while the set is put together.
 
     Cost of adding a claim or taking it back: linear in its footprint.
     """
@@ -274,13 +319,13 @@ class FreedBlocks:
         self._leaving: dict[BlockKey, int] = {}
 
     def add(self, live: LiveClaim) -> None:
-        """Let a reserving claim that is not in the set end too."""
+        """Let a claim that owes blocks and is not in the set end too."""
         for key in live.keys:
             number = self._leaving[key] = self._leaving.get(key, 0) + 1
-            self.blocks += number == self._coverage.reserving(key)
+            self.blocks += number == self._coverage.owing(key)
 
     def take_back(self, live: LiveClaim) -> None:
         """Let a claim of the set stay after all."""
         for key in live.keys:
-            self.blocks -= self._leaving[key] == self._coverage.reserving(key)
+            self.blocks -= self._leaving[key] == self._coverage.owing(key)
             self._leaving[key] -= 1

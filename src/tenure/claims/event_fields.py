@@ -117,10 +117,15 @@ FIELDS: Mapping[str, FieldSpec] = MappingProxyType(
         # Conflict.
         "blocking_claim_ids": FieldSpec(FieldKind.TEXT_LIST, "the smallest set of claims in the way, sorted"),
         "blocking_prefix_ids": FieldSpec(FieldKind.TEXT_LIST, "their prefixes, sorted"),
-        "protected_resident_blocks": FieldSpec(_COUNT, "blocks of live reserving claims, shared ones once"),
+        "protected_resident_blocks": FieldSpec(
+            _COUNT, "blocks on the device that live reserving claims keep there, shared ones once"
+        ),
+        "owed_resident_blocks": FieldSpec(
+            _COUNT, "blocks that live reserving claims are owed on the device, shared ones once, computed yet or not"
+        ),
         "protected_resident_claims": FieldSpec(FieldKind.RECORD_LIST, "one record a blocking claim"),
         "resident_plus_active_blocks": FieldSpec(_COUNT, "protected + all active"),
-        "capacity_shortfall_blocks": FieldSpec(_COUNT, "by how much that exceeds usable"),
+        "capacity_shortfall_blocks": FieldSpec(_COUNT, "how many blocks are missing: by how much that exceeds usable"),
         "feasibility": FieldSpec(_TEXT, "whether both fit", _words(modes.Feasibility)),
         "free_blocks_before_allocate": FieldSpec(_COUNT, "blocks that could be taken without breaking a promise"),
         # Tiers.
@@ -166,6 +171,7 @@ _GRANT_OPTIONAL = (
     "predicted_value",
     "confidence",
     "protected_resident_blocks",
+    "owed_resident_blocks",
     "claim_registration",
     "decision_reason",
 )
@@ -198,8 +204,8 @@ EVENTS: Mapping[E, EventSpec] = MappingProxyType(
             when="the runtime took no responsibility",
             names_claim=True,
             required=("revision", "decision_reason", "clock_s"),
-            optional=("capacity_shortfall_blocks", "protected_resident_blocks", "requested_footprint_blocks",
-                      "requested_protection_mode"),
+            optional=("capacity_shortfall_blocks", "protected_resident_blocks", "owed_resident_blocks",
+                      "requested_footprint_blocks", "requested_protection_mode"),
         ),
         E.CLAIM_MATERIALIZED: EventSpec(
             when="the predicate became true on the device",

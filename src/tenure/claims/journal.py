@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -34,6 +35,10 @@ _UPDATE = """
 UPDATE claims SET state = ?, revision = ?, duration_s = ?, expires_at_s = ?, noted_at_s = ?, offload_generation = ?,
     ended_at_s = ?, end_reason = ? WHERE claim_id = ? AND ended_at_s IS NULL
 """
+_REBASE = """
+UPDATE claims SET accepted_at_s = ?, expires_at_s = ?, noted_at_s = ? WHERE claim_id = ? AND ended_at_s IS NULL
+"""
+_SELECT_ENDED = "SELECT owner_scope, revision, state FROM claims WHERE claim_id = ? AND ended_at_s IS NOT NULL"
 _SELECT_LIVE = "SELECT c.*, i.record FROM claims c JOIN identities i ON i.number = c.identity WHERE ended_at_s IS NULL"
 
 
@@ -64,6 +69,23 @@ class JournalEntry:
     end_reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedClaim:
+    """What is remembered for ever of a claim that ended: whose it was, the revision in force, and how it ended."""
+
+    owner_scope: str
+    revision: int
+    state: ClaimState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRun:
+    """Which run last began on a journal: its generation, 0 for none, and the clock that its entries' times are on."""
+
+    generation: int
+    clock_id: str | None
+
+
 class Journal(Protocol):
     """Keeps accepted claims. When a method has returned, what it was given is kept."""
 
@@ -79,32 +101,42 @@ class Journal(Protocol):
         """Whether a claim of that id was accepted at any time, and so can be no new one."""
         ...
 
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was."""
+        ...
+
     def live(self) -> list[JournalEntry]:
         """Every claim that has not ended, in order of acceptance."""
         ...
 
-    def begin_run(self, *, clock_id: str) -> tuple[int, bool]:
-        """Note that a runtime starts: its generation from 1, and whether the last one ran on the same clock."""
+    def last_run(self) -> LastRun:
+        """The run that began last, and so the clock that every time in the journal is on."""
+        ...
+
+    def begin_run(self, *, clock_id: str, rebased: Iterable[JournalEntry] = ()) -> int:
+        """Note that a runtime starts on this clock, and the times of live claims moved to it: all of it or nothing.
+
+        Returns: the generation, from 1. Raises DiskFullError, and keeps nothing, when it cannot.
+        """
         ...
 
 
 class MemoryJournal:
     """A journal that lasts as long as the process, for tests and runtimes that promise nothing across a restart.
 
-    Keeps the id of every claim that was ever accepted.
+    Keeps the id of every claim that was ever accepted, with its owner and how it ended.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, JournalEntry] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, EndedClaim] = {}
         self._generation = 0
         self._clock_id: str | None = None
 
     def accept(self, entry: JournalEntry) -> None:
         """Keep a newly accepted claim."""
         if self.ever_accepted(entry.claim.claim_id):
-            message = f"claim {entry.claim.claim_id!r} was accepted before; a new claim needs a new id"
-            raise ClaimError(message, field="claim_id", clause="TNR-LIFE-002")
+            raise not_available(entry.claim.claim_id)
         self._entries[entry.claim.claim_id] = entry
 
     def update(self, entries: Iterable[JournalEntry]) -> None:
@@ -119,21 +151,32 @@ class MemoryJournal:
                 self._entries[entry.claim.claim_id] = entry
             else:
                 del self._entries[entry.claim.claim_id]
-                self._ended.add(entry.claim.claim_id)
+                self._ended[entry.claim.claim_id] = EndedClaim(
+                    owner_scope=entry.claim.owner_scope, revision=entry.claim.revision, state=entry.state
+                )
 
     def ever_accepted(self, claim_id: str) -> bool:
         """Whether a claim of that id was accepted at any time."""
         return claim_id in self._entries or claim_id in self._ended
 
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was."""
+        return self._ended.get(claim_id)
+
     def live(self) -> list[JournalEntry]:
         """Every claim that has not ended, in order of acceptance."""
         return list(self._entries.values())
 
-    def begin_run(self, *, clock_id: str) -> tuple[int, bool]:
-        """Note that a runtime starts: its generation from 1, and whether the last one ran on the same clock."""
+    def last_run(self) -> LastRun:
+        """The run that began last, and so the clock that every time in the journal is on."""
+        return LastRun(generation=self._generation, clock_id=self._clock_id)
+
+    def begin_run(self, *, clock_id: str, rebased: Iterable[JournalEntry] = ()) -> int:
+        """Note that a runtime starts on this clock, and the times of live claims moved to it."""
+        self.update(rebased)
         self._generation += 1
-        same, self._clock_id = self._clock_id == clock_id, clock_id
-        return self._generation, same
+        self._clock_id = clock_id
+        return self._generation
 
 
 class SqliteJournal:
@@ -185,8 +228,7 @@ class SqliteJournal:
             )  # fmt: skip
             self._db.execute(_INSERT, row)
         except sqlite3.IntegrityError as error:
-            message = f"claim {claim.claim_id!r} was accepted before; a new claim needs a new id"
-            raise ClaimError(message, field="claim_id", clause="TNR-LIFE-002") from error
+            raise not_available(claim.claim_id) from error
         except sqlite3.OperationalError as error:
             raise self._cannot_write(error) from error
 
@@ -217,34 +259,68 @@ class SqliteJournal:
         """Whether a claim of that id was accepted at any time. Cost: one look-up by key."""
         return self._db.execute("SELECT 1 FROM claims WHERE claim_id = ?", (claim_id,)).fetchone() is not None
 
+    def ended(self, claim_id: str) -> EndedClaim | None:
+        """How the claim of that id ended, None when it is live or never was. Cost: one look-up by key."""
+        found = self._db.execute(_SELECT_ENDED, (claim_id,)).fetchone()
+        if found is None:
+            return None
+        return EndedClaim(owner_scope=found[0], revision=found[1], state=ClaimState(found[2]))
+
     def live(self) -> list[JournalEntry]:
         """Every claim that has not ended, in order of acceptance. Cost: linear in their number."""
         cursor = self._db.execute(f"{_SELECT_LIVE} ORDER BY accepted_at_s, claim_id")
         names = [column[0] for column in cursor.description]
         return [_entry_of(dict(zip(names, row, strict=True))) for row in cursor]
 
-    def begin_run(self, *, clock_id: str) -> tuple[int, bool]:
-        """Note that a runtime starts: its generation from 1, and whether the last one ran on the same clock."""
+    def last_run(self) -> LastRun:
+        """The run that began last, and so the clock that every time in the journal is on."""
         meta = dict(self._db.execute("SELECT name, value FROM meta").fetchall())
-        generation = int(meta.get("generation", "0")) + 1
-        self._db.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("generation", str(generation)), ("clock_id", clock_id)]
-        )
-        return generation, meta.get("clock_id") == clock_id
+        return LastRun(generation=int(meta.get("generation", "0")), clock_id=meta.get("clock_id"))
+
+    def begin_run(self, *, clock_id: str, rebased: Iterable[JournalEntry] = ()) -> int:
+        """Note that a runtime starts on this clock, and the times of live claims moved to it, in one transaction.
+
+        Were the clock kept before the times, a crash in between would have the next run read them on the wrong one.
+
+        Raises:
+            DiskFullError: nothing was kept.
+        """
+        times = [(entry.accepted_at_s, entry.expires_at_s, entry.noted_at_s, entry.claim.claim_id) for entry in rebased]
+        generation = self.last_run().generation + 1
+        try:
+            with self._transaction():
+                self._db.executemany(_REBASE, times)
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                    [("generation", str(generation)), ("clock_id", clock_id)],
+                )
+        except sqlite3.OperationalError as error:
+            raise self._cannot_write(error) from error
+        return generation
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""
         self._db.close()
 
     def _update_together(self, rows: Sequence[tuple[object, ...]]) -> int:
+        with self._transaction():
+            changed = self._db.executemany(_UPDATE, rows).rowcount
+            if changed != len(rows):
+                self._db.execute("ROLLBACK")
+        return changed
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is written inside is kept, or nothing of it: also nothing once it was rolled back by hand."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            changed = self._db.executemany(_UPDATE, rows).rowcount
+            yield
+            if self._db.in_transaction:
+                self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT" if changed == len(rows) else "ROLLBACK")
-        return changed
 
     def _identity_number(self, claim: ResidentClaim) -> int:
         identity = claim.cache_identity
@@ -264,9 +340,13 @@ class SqliteJournal:
             raise ClaimError(message, field="journal", clause="TNR-LIFE-008")
 
     def _cannot_write(self, error: sqlite3.Error) -> DiskFullError:
-        return DiskFullError(
-            f"cannot write the journal {self._path}: {error}; the claim was not accepted, free some room"
-        )
+        return DiskFullError(f"cannot write the journal {self._path}: {error}; nothing of it was kept, free some room")
+
+
+def not_available(claim_id: str) -> ClaimError:
+    """For an id that a new claim may not have. One text, whoever has it and whether or not it lives (TNR-ISO-002)."""
+    message = f"{claim_id!r} is not available for a new claim; choose an id that was never used"
+    return ClaimError(message, field="claim_id", clause="TNR-LIFE-002")
 
 
 def _entry_of(row: dict[str, object]) -> JournalEntry:

@@ -20,7 +20,6 @@ TRANSITIONS: Mapping[tuple[ClaimState | None, EventType], ClaimState] = MappingP
         (_S.SUBMITTED, _E.CLAIM_ACCEPTED): _S.ACCEPTED,
         (_S.SUBMITTED, _E.CLAIM_CONDITIONALLY_ACCEPTED): _S.CONDITIONALLY_ACCEPTED,
         (_S.SUBMITTED, _E.CLAIM_REJECTED): _S.REFUSED,
-        (_S.SUBMITTED, _E.CLAIM_RELEASED): _S.RELEASED,
         # Nothing is owed for a rejected claim, so it may be asked for again.
         (_S.REFUSED, _E.CLAIM_SUBMITTED): _S.SUBMITTED,
         # Accepted, and not yet whole. There is no harm from here: what never held cannot be broken.

@@ -90,6 +90,8 @@ class DecisionReason(StrEnum):
     OVER_BUDGET = "claim_budget_exceeded"
     TOO_MANY_CLAIMS = "too_many_live_claims"
     MODE_NOT_SUPPORTED = "mode_not_supported"
+    ALREADY_HELD = "already_held"
+    """The same was asked for before and is held: a repeated submission changes nothing."""
     STALE_REVISION = "stale_revision"
     CLAIM_ENDED = "claim_already_ended"
 
@@ -179,6 +181,8 @@ class ReleaseReason(StrEnum):
     RESTORATION_FAILED = "restoration_failed"
     RUNTIME_RESET = "runtime_reset"
     RUNTIME_SHUTDOWN = "runtime_shutdown"
+    POOL_SHRANK = "pool_shrank"
+    """A restart found fewer usable blocks than were promised."""
     OPERATOR = "operator"
 
 
@@ -250,16 +254,19 @@ ACTION_ALIASES: Mapping[str, Action] = MappingProxyType(
 )
 
 
-def parse_mode(text: str) -> ProtectionMode:
-    """The protection mode that `text` names, an alias included. Raises ClaimError, with the known names."""
+def parse_mode(text: object, *, field: str = "protection_mode") -> ProtectionMode:
+    """The protection mode that `text` names, an alias included. Raises ClaimError for `field`, with the known names."""
+    names = ", ".join(mode.value for mode in ProtectionMode)
+    if not isinstance(text, str):
+        message = f"must be a text, not a {type(text).__name__}; use one of {names}"
+        raise ClaimError(message, field=field, clause="TNR-ACC-006")
     if text in MODE_ALIASES:
         return MODE_ALIASES[text]
     try:
         return ProtectionMode(text)
     except ValueError:
-        names = ", ".join(mode.value for mode in ProtectionMode)
         message = f"{text!r} is no protection mode; use one of {names}"
-        raise ClaimError(message, field="protection_mode", clause="TNR-ACC-006") from None
+        raise ClaimError(message, field=field, clause="TNR-ACC-006") from None
 
 
 def parse_action(text: str) -> Action:

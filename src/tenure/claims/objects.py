@@ -15,6 +15,7 @@ from tenure.claims.validation import (
     require_present,
     require_seconds,
     require_text,
+    shown,
 )
 from tenure.errors import ClaimError
 from tenure.kv.identity import CacheIdentity
@@ -153,7 +154,7 @@ class ResidentClaim:
         )
         given["protection_mode"] = parse_mode(record["protection_mode"])
         if record.get("fallback_mode") is not None:
-            given["fallback_mode"] = parse_mode(record["fallback_mode"])
+            given["fallback_mode"] = parse_mode(record["fallback_mode"], field="fallback_mode")
         if isinstance(record.get("block_hashes"), list):
             given["block_hashes"] = tuple(record["block_hashes"])
         return cls(**given)
@@ -254,11 +255,11 @@ class ClaimStatus:
 
 def _require_type(field: str, value: object, wanted: type) -> None:
     if not isinstance(value, wanted):
-        raise ClaimError(f"must be a {wanted.__name__}, got {value!r}", field=field, clause="TNR-ACC-001")
+        raise ClaimError(f"must be a {wanted.__name__}, got {shown(value)}", field=field, clause="TNR-ACC-001")
 
 
 def _require_mapping(record: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     value = record[field]
     if not isinstance(value, Mapping):
-        raise ClaimError(f"must be an object, got {value!r}", field=field, clause="TNR-ACC-001")
+        raise ClaimError(f"must be an object, got {shown(value)}", field=field, clause="TNR-ACC-001")
     return value

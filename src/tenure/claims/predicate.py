@@ -11,7 +11,7 @@ from tenure.claims.validation import require_count, require_known_fields, requir
 from tenure.errors import ClaimError
 
 _CLAUSE = "TNR-MAT-001"
-_TEXT = re.compile(r"\s*(?P<name>[a-z_]+)\s*\(\s*(?P<first>\d+)\s*(?:,\s*(?P<second>\d+)\s*)?\)\s*")
+_TEXT = re.compile(r"\s*(?P<name>[a-z_]+)\s*\(\s*(?P<first>\d{1,19})\s*(?:,\s*(?P<second>\d{1,19})\s*)?\)\s*")
 _RECORD_FIELDS = frozenset({"predicate_type", "required_blocks", "start_block"})
 
 

@@ -30,8 +30,17 @@ class ClaimQueries:
         return tuple(live.claim.claim_id for live in found if live.state not in TERMINAL_STATES)
 
     @property
+    def owed_blocks(self) -> int:
+        """Blocks that live reserving claims are owed on the device, shared ones once, computed yet or not.
+
+        What is accepted is decided on this number: owed + active <= usable. Offloadable claims in a lower tier are kept
+        there by their terms, and are not counted.
+        """
+        return self._book.coverage.owed_blocks
+
+    @property
     def protected_blocks(self) -> int:
-        """Blocks of live reserving claims on the device, shared ones once, whether or not their rows are there yet."""
+        """Blocks on the device that live reserving claims keep there, shared ones once. At most `owed_blocks`."""
         return self._book.coverage.protected_blocks
 
     @property
@@ -48,6 +57,10 @@ class ClaimQueries:
         """Every claim that the runtime answers for, in order of acceptance."""
         return (live.status() for live in self._book.live())
 
+    def was_accepted(self, claim_id: str) -> bool:
+        """Whether a claim of that id was accepted at any time. Cost: one look-up in the journal."""
+        return self._book.journal.ever_accepted(claim_id)
+
     def status(self, claim_id: str) -> ClaimStatus:
         """A live claim, or one that ended and still has blocks on the device. Raises ClaimError for any other."""
         found = self._book.find(claim_id)
@@ -56,7 +69,7 @@ class ClaimQueries:
         return found.status()
 
     def exclusive_blocks(self, claim_id: str) -> int:
-        """Blocks that would stop being protected if this claim ended. Cost: linear in its footprint."""
+        """Blocks that would no longer be owed if this claim ended. Cost: linear in its footprint."""
         return self._book.coverage.exclusive_blocks(self._book.live_one(claim_id))
 
     def held_blocks(self, claim_id: str) -> tuple[BlockKey, ...]:
@@ -70,5 +83,5 @@ class ClaimQueries:
         return tuple(key for at, key in zip(positions, live.keys, strict=True) if at not in live.missing)
 
     def smallest_blocking_set(self, blocks: int) -> tuple[str, ...]:
-        """The fewest claims whose end would free that many protected blocks, sorted; empty when no set would."""
+        """The fewest claims whose end would free that many owed blocks, sorted; empty when no set would."""
         return self._book.smallest_blocking_set(blocks)

@@ -30,7 +30,15 @@ _MEANS_NO_ROOM = frozenset({Outcome.REJECTED, Outcome.REFUSED, Outcome.DEFERRED}
 class ReceiptNumbers:
     """The numbers that an answer rests on, in blocks, as they were when it was given.
 
-    `protected_blocks` counts a shared block once. `active_live_blocks` is everything else in flight.
+    Attributes:
+        requested_blocks, granted_blocks: what was asked for, and what is held.
+        protected_blocks: blocks on the device that live reserving claims keep there, shared ones once. A request is
+            decided on protected + active <= usable.
+        active_live_blocks: everything else in flight.
+        usable_blocks: what can really be allocated.
+        shortfall_blocks: how many were missing.
+        owed_blocks: blocks that live reserving claims are owed on the device, shared ones once, computed yet or not. A
+            claim is decided on owed + active <= usable. None in the answer to a request.
     """
 
     requested_blocks: int
@@ -39,14 +47,18 @@ class ReceiptNumbers:
     active_live_blocks: int
     usable_blocks: int
     shortfall_blocks: int
+    owed_blocks: int | None = None
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            require_count(name, getattr(self, name), minimum=0, clause="TNR-CAP-005")
+            number = getattr(self, name)
+            if number is not None or name != "owed_blocks":
+                require_count(name, number, minimum=0, clause="TNR-CAP-005")
 
     def to_record(self) -> dict[str, int]:
-        """A JSON-ready mapping of every number."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        """A JSON-ready mapping of every number that there is."""
+        numbers = {name: getattr(self, name) for name in self.__slots__}
+        return {name: number for name, number in numbers.items() if number is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +141,9 @@ class Receipt:
         parts = [f"{who}: {self.outcome.value} ({self.reason})"]
         if self.numbers is not None:
             n = self.numbers
+            left = f"protected {n.protected_blocks}" if n.owed_blocks is None else f"owed {n.owed_blocks}"
             parts.append(
-                f"asked for {n.requested_blocks} blocks, granted {n.granted_blocks}; protected {n.protected_blocks}"
+                f"asked for {n.requested_blocks} blocks, granted {n.granted_blocks}; {left}"
                 f" + active {n.active_live_blocks} of {n.usable_blocks} usable"
             )
             if n.shortfall_blocks and self.outcome in _MEANS_NO_ROOM | {Outcome.CLIPPED}:

@@ -5,18 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
-from tenure.claims import reports
+from tenure.claims import answers, reports
 from tenure.claims.blocks import BlockKey
 from tenure.claims.book import ClaimBook, Step
 from tenure.claims.coverage import LiveClaim
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import JournalEntry
 from tenure.claims.lifecycle import DEVICE_STATES, HOST_STATES
-from tenure.claims.modes import HarmCause, Outcome, ReleaseReason, Tier
+from tenure.claims.modes import Action, HarmCause, Outcome, ProtectionMode, ReleaseReason, Tier
 from tenure.claims.objects import ClaimStatus
 from tenure.claims.receipts import NextStep, Receipt
 
 Survivors = Callable[[ClaimStatus], Tier | None]
+
+
+def on_new_clock(found: Sequence[JournalEntry], *, now_s: float) -> list[JournalEntry]:
+    """The entries with their times moved to a clock that began anew: what was left of each when noted is left now.
+
+    Times of acceptance move together, so that their order stays.
+    """
+    if not found:
+        return []
+    accepted_shift = now_s - max(entry.noted_at_s for entry in found)
+    return [
+        replace(
+            entry,
+            accepted_at_s=entry.accepted_at_s + accepted_shift,
+            expires_at_s=None if entry.expires_at_s is None else now_s + (entry.expires_at_s - entry.noted_at_s),
+            noted_at_s=now_s,
+        )
+        for entry in found
+    ]
 
 
 def recover_all(
@@ -25,18 +44,17 @@ def recover_all(
     book: ClaimBook,
     resident: Container[BlockKey],
     survivors: Survivors,
+    most_blocks: int | None,
     now_s: float,
-    same_clock: bool,
 ) -> list[Receipt]:
     """Take over every claim in `found`, report it as recovered, and end those that cannot be kept.
 
     A claim whose duration has passed expires. One that was materialized or offloaded is kept where `survivors` says
     that its blocks still are, and is harmed when they are gone. One that never was materialized is kept: it lost
-    nothing.
+    nothing. What is then owed beyond `most_blocks` is given up, see `_give_up`.
     """
     claims = []
-    for noted in found:
-        entry = noted if same_clock else _on_new_clock(noted, now_s=now_s)
+    for entry in found:
         live = LiveClaim.begin(
             entry.claim,
             state=entry.state,
@@ -52,7 +70,43 @@ def recover_all(
         for live in claims
     ]
     book.take(steps, now_s=now_s)
-    return [_decide(live, book=book, survivors=survivors, now_s=now_s) for live in claims]
+    receipts = [_decide(live, book=book, survivors=survivors, now_s=now_s) for live in claims]
+    given_up = {} if most_blocks is None else _give_up(book, most_blocks=most_blocks, now_s=now_s)
+    return [given_up.get(live.claim.claim_id, receipt) for live, receipt in zip(claims, receipts, strict=True)]
+
+
+#: Who gives way when a restart finds fewer blocks than were promised: the mode that promises least first.
+_GIVE_UP_ORDER = (
+    ProtectionMode.EXPIRING,
+    ProtectionMode.DEMOTABLE,
+    ProtectionMode.OFFLOADABLE,
+    ProtectionMode.HARD_PROTECTED,
+)
+
+
+def _give_up(book: ClaimBook, *, most_blocks: int, now_s: float) -> dict[str, Receipt]:
+    """Demote claims until no more than `most_blocks` are owed: by mode, then the newest first, and none needlessly."""
+    excess = book.coverage.owed_blocks - most_blocks
+    if excess <= 0:
+        return {}
+    newest_first = list(book.live())[::-1]
+    order = (live for mode in _GIVE_UP_ORDER for live in newest_first if live.claim.protection_mode is mode)
+    chosen = book.first_that_free(excess, order)
+    reason, action = ReleaseReason.POOL_SHRANK, Action.DEMOTE_RESIDENT_CLAIM
+    steps = [
+        Step(
+            live=live,
+            event_type=EventType.CLAIM_DEMOTED,
+            fields=reports.released(live, reason, now_s=now_s, action=action),
+            end_reason=reason.value,
+        )
+        for live in chosen
+    ]
+    book.take(steps, now_s=now_s)
+    return {
+        live.claim.claim_id: answers.released(live, Outcome.DEMOTED, reason.value, request_id=None, action=action)
+        for live in chosen
+    }
 
 
 def _decide(live: LiveClaim, *, book: ClaimBook, survivors: Survivors, now_s: float) -> Receipt:
@@ -111,10 +165,3 @@ def _answer(live: LiveClaim, outcome: Outcome, reason: str, next_step: NextStep,
         next_step=next_step,
         tier=tier,
     )
-
-
-def _on_new_clock(entry: JournalEntry, *, now_s: float) -> JournalEntry:
-    """The entry with its times moved to a clock that began anew: what was left when it was noted is left now."""
-    shift = now_s - entry.noted_at_s
-    expires_at_s = None if entry.expires_at_s is None else entry.expires_at_s + shift
-    return replace(entry, accepted_at_s=entry.accepted_at_s + shift, expires_at_s=expires_at_s)

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from uuid import uuid4
 
 from tenure.claims import answers, reports
-from tenure.claims.acceptance import AcceptanceLimits, Holdings, decide
+from tenure.claims.acceptance import AcceptanceLimits, Holdings, decide, most_blocks, worth_clipping
 from tenure.claims.blocks import BlockKey, block_keys
-from tenure.claims.book import ClaimBook, Step
+from tenure.claims.book import ClaimBook
 from tenure.claims.clauses import specification
 from tenure.claims.clock import Clock
 from tenure.claims.coverage import LiveClaim
 from tenure.claims.event_types import EventType
-from tenure.claims.journal import Journal, MemoryJournal
-from tenure.claims.lifecycle import HOST_STATES, RELEASED_STATES, TERMINAL_STATES
+from tenure.claims.journal import Journal, MemoryJournal, not_available
 from tenure.claims.modes import (
     Action,
     ClaimState,
     DecisionKind,
     DecisionReason,
-    HarmCause,
-    Outcome,
     ProtectionMode,
     ReleaseReason,
     Tier,
 )
+from tenure.claims.moves import BlockMoves
 from tenure.claims.objects import CapacitySnapshot, ClaimDecision, ClaimStatus, ResidentClaim
 from tenure.claims.queries import ClaimQueries
 from tenure.claims.receipts import Receipt
-from tenure.claims.recovery import recover_all
+from tenure.claims.recovery import on_new_clock, recover_all
 from tenure.claims.telemetry import EventSink
 from tenure.claims.tiers import TierMoves
 from tenure.claims.validation import require_count, require_seconds
@@ -39,12 +37,6 @@ from tenure.errors import ClaimError, UsageError
 #: Every mode that one runtime can keep by itself.
 LOCAL_MODES = frozenset(ProtectionMode) - {ProtectionMode.ROUTED_REUSE}
 
-_RELEASES = {
-    EventType.CLAIM_DEMOTED: Outcome.DEMOTED,
-    EventType.CLAIM_EXPIRED: Outcome.EXPIRED,
-    EventType.CLAIM_RELEASED: Outcome.RELEASED,
-}
-
 
 def nothing_survived(status: ClaimStatus) -> Tier | None:
     """The answer of a runtime whose rows are gone after a restart."""
@@ -52,10 +44,11 @@ def nothing_survived(status: ClaimStatus) -> Tier | None:
     return None
 
 
-class ClaimRegistry(TierMoves, ClaimQueries):
+class ClaimRegistry(BlockMoves, TierMoves, ClaimQueries):
     """Every promise of one runtime: what was accepted, what of it holds, and how it ended.
 
-    Guarantees that no claim is accepted beyond the inequality and the budget, that each step is legal, journalled and
+    Guarantees that no claim is accepted beyond the inequality and the budget, counting what is owed and not computed yet
+    like everything else that is owed; that each step is legal, journalled and
     reported, that a loss is reported before it happens, and that a call which raises changed nothing. It decides no
     conflict and moves no row: the runtime does, and says so here. One thread, or a lock of your own.
 
@@ -69,8 +62,10 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         journal: where claims are kept across a restart; in memory when it is left out.
         clock_id: what tells this clock from another one, such as the machine's boot id. Without it, every start has a
             clock of its own, and durations go on from where they were last journalled.
-        claim_budget_blocks: most blocks that all claims may protect together, None for all usable ones.
+        claim_budget_blocks: most blocks that may be owed to all claims together, None for all usable ones.
         max_live_claims: most claims at once.
+        max_footprint_blocks: most blocks of one claim, since naming them takes time and memory. The default is two
+            million tokens in blocks of 16.
         supported_modes: the modes that the runtime implements.
         remembered_ends: how many ended claims with blocks on the device are remembered.
 
@@ -87,12 +82,15 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         clock_id: str | None = None,
         claim_budget_blocks: int | None = None,
         max_live_claims: int = 10_000,
+        max_footprint_blocks: int = 2**17,
         supported_modes: frozenset[ProtectionMode] = LOCAL_MODES,
         remembered_ends: int = 10_000,
     ) -> None:
         if claim_budget_blocks is not None:
             require_count("claim_budget_blocks", claim_budget_blocks, minimum=0, clause="TNR-ACC-004")
         require_count("max_live_claims", max_live_claims, minimum=1, clause="TNR-ACC-010")
+        require_count("max_footprint_blocks", max_footprint_blocks, minimum=1, clause="TNR-ACC-010")
+        self._max_footprint_blocks = max_footprint_blocks
         self._sink = sink
         self._clock = clock
         self._resident = resident
@@ -101,9 +99,12 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         )
         kept = MemoryJournal() if journal is None else journal
         self._book = ClaimBook(sink=sink, journal=kept, remembered_ends=remembered_ends)
-        self._generation, self._same_clock = kept.begin_run(clock_id=clock_id or uuid4().hex)
+        self._clock_id = uuid4().hex if clock_id is None else clock_id
         self._found = kept.live()
         self._must_start = bool(self._found)
+        self._is_shut_down = False
+        # Claims that an earlier run left stay on its clock until `start` moves all of them to this one.
+        self._generation = 0 if self._must_start else kept.begin_run(clock_id=self._clock_id)
 
     # Beginning and ending.
 
@@ -114,6 +115,7 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         runtime_version: str | None = None,
         block_size_tokens: int | None = None,
         survivors: Callable[[ClaimStatus], Tier | None] = nothing_survived,
+        capacity: CapacitySnapshot | None = None,
     ) -> list[Receipt]:
         """Announce the runtime, and recover or end every claim that an earlier run left in the journal.
 
@@ -121,9 +123,20 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             runtime_name, runtime_version, block_size_tokens: what runs.
             survivors: for a claim that was materialized or offloaded, the tier in which its blocks still are, None when
                 they are gone. It is then harmed, unless its duration has passed.
+            capacity: what the pool holds now. Where it is less than the claims found are owed, as few as make the rest
+                fit are demoted, expiring ones first, then demotable, offloadable and hard ones, the newest first; None
+                to check the claim budget alone.
 
         Returns: one receipt for each claim that was found. Everything is reported (TNR-LIFE-008).
+
+        Raises:
+            UsageError: the registry was shut down.
+            DiskFullError: the journal cannot be written; nothing was changed, and start can be called again.
         """
+        self.check_not_shut_down()
+        now_s = self._clock()
+        if self._must_start:
+            self._begin_run(now_s)
         fields: reports.Fields = {"runtime_name": runtime_name, "spec_version": specification().edition}
         fields["runtime_generation"] = self._generation
         if runtime_version is not None:
@@ -140,8 +153,8 @@ class ClaimRegistry(TierMoves, ClaimQueries):
             book=self._book,
             resident=self._resident,
             survivors=survivors,
-            now_s=self._clock(),
-            same_clock=self._same_clock,
+            most_blocks=most_blocks(capacity, self._limits),
+            now_s=now_s,
         )
 
     def reset(self, reason: str) -> list[Receipt]:
@@ -149,16 +162,27 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         return self._end_everything(EventType.RUNTIME_RESET, ReleaseReason.RUNTIME_RESET, reason)
 
     def shutdown(self, reason: str) -> list[Receipt]:
-        """End every claim and report that the runtime stops."""
-        return self._end_everything(EventType.RUNTIME_SHUTDOWN, ReleaseReason.RUNTIME_SHUTDOWN, reason)
+        """End every claim and report that the runtime stops. Nothing can be asked for afterwards: make a new registry.
+
+        Blocks may still leave, so that the cache can be emptied.
+        """
+        receipts = self._end_everything(EventType.RUNTIME_SHUTDOWN, ReleaseReason.RUNTIME_SHUTDOWN, reason)
+        self._is_shut_down = True
+        return receipts
+
+    def check_not_shut_down(self) -> None:
+        """Nothing while the runtime may promise; UsageError once it was shut down."""
+        if self._is_shut_down:
+            raise UsageError("the runtime was shut down and promises nothing more; make a new one and start it")
 
     # What owners ask for.
 
     def submit(self, claim: ResidentClaim, *, capacity: CapacitySnapshot, object_blocks: int | None = None) -> Receipt:
         """Accept the claim, accept it on lesser terms, or reject it; the receipt says which, with numbers.
 
-        The id of a live claim makes this a renewal, and then all but revision, duration and the inputs to a policy must
-        be as they were.
+        The id of a live claim of the same owner makes this a renewal, and then all but revision, duration and the
+        inputs to a policy must be as they were. A submission that is repeated word for word is answered by what is held
+        (`already_held`), and changes nothing.
 
         Args:
             claim: what is asked for.
@@ -168,30 +192,54 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         Raises:
             ClaimError: the claim reaches beyond its object, its id was used by a claim that ended or belongs to another
                 owner, or a renewal changes what it may not.
+            UsageError: the registry was not started, or was shut down.
             DiskFullError: the claim cannot be journalled, and so was not accepted.
         """
         self._check_started()
         self.tick()
         known = self._book.find(claim.claim_id)
-        if known is not None and known.ended_at_s is None:
+        if known is not None and known.ended_at_s is None and known.claim.owner_scope == claim.owner_scope:
+            if answers.is_repeated(claim, known.claim):
+                return answers.already_held(known, asked=claim, coverage=self._book.coverage, capacity=capacity)
             return self._renew_with(known, claim)
-        _check_extent(claim, object_blocks)
-        now_s = self._clock()
-        keys = block_keys(claim)
-        protected = self._book.coverage.protected_blocks
+        self.check_footprint(claim, object_blocks=object_blocks)
+        coverage = self._book.coverage
+        keys: tuple[BlockKey, ...] = ()
+        is_new: list[bool] = []
+        if claim.protection_mode.reserves_blocks and not worth_clipping(claim, capacity=capacity, limits=self._limits):
+            new_blocks = claim.footprint_blocks - coverage.owed_among(claim)
+        else:
+            keys = block_keys(claim)
+            is_new = coverage.unowed(keys)
+            new_blocks = sum(is_new)
         decision = decide(
             claim,
-            is_new=self._book.coverage.unprotected(keys),
-            holdings=Holdings(protected_blocks=protected, live_claims=len(self._book)),
+            new_blocks=new_blocks,
+            is_new=is_new,
+            holdings=Holdings(owed_blocks=coverage.owed_blocks, live_claims=len(self._book)),
             capacity=capacity,
             limits=self._limits,
-            now_s=now_s,
+            now_s=self._clock(),
         )
         if decision.decision is DecisionKind.REJECTED:
             if self._book.journal.ever_accepted(claim.claim_id):
-                raise answers.not_available(claim.claim_id)
+                raise not_available(claim.claim_id)
             return self._reject(claim, decision, capacity)
-        return self._accept(claim, decision, keys, capacity)
+        return self._accept(claim, decision, keys or block_keys(claim), capacity)
+
+    def check_footprint(self, claim: ResidentClaim, *, object_blocks: int | None = None) -> None:
+        """Nothing when the claim is of a size that can be looked at, and lies within its object. Cost: constant.
+
+        Raises:
+            ClaimError: it has more than `max_footprint_blocks`, or reaches beyond its `object_blocks`.
+        """
+        if claim.footprint_blocks > self._max_footprint_blocks:
+            message = f"{claim.footprint_blocks} blocks are more than the {self._max_footprint_blocks} of one claim"
+            raise ClaimError(f"{message}; ask for less", field="footprint_blocks", clause="TNR-ACC-010")
+        end = claim.footprint_positions.stop
+        if object_blocks is not None and end > object_blocks:
+            message = f"covers blocks up to {end - 1}, but {claim.object_id!r} has {object_blocks}; ask for less"
+            raise ClaimError(message, field="footprint_blocks", clause="TNR-ACC-009")
 
     def renew(self, claim_id: str, *, owner_scope: str, revision: int, duration_s: float | None) -> Receipt:
         """Hold the claim for `duration_s` from now, None for ever, if `revision` is newer than the one in force.
@@ -206,6 +254,9 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         if duration_s is not None:
             require_seconds("duration_s", duration_s, clause="TNR-ACC-003")
         self.tick()
+        live = self._book.find(claim_id)
+        if live is None or live.ended_at_s is not None:
+            return self._not_renewed_after_end(claim_id, owner_scope)
         live = self._owned(claim_id, owner_scope)
         return self._renew_with(live, replace(live.claim, revision=revision, duration_s=duration_s))
 
@@ -214,8 +265,6 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         self._check_started()
         self.tick()
         live = self._owned(claim_id, owner_scope)
-        if live.ended_at_s is not None:
-            raise answers.no_such_claim(claim_id)
         return self._release([live], EventType.CLAIM_RELEASED, ReleaseReason.OWNER_REQUEST)[0]
 
     # What the runtime decides.
@@ -249,44 +298,6 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         live = self._book.live_one(claim_id)
         return self._release([live], EventType.CLAIM_EXPIRED, reason, request_id=request_id, action=action)[0]
 
-    # Blocks that come and go.
-
-    def block_arrived(self, key: BlockKey) -> None:
-        """Note that a block is on the device, and report every claim whose predicate that makes true."""
-        for live in self._book.coverage.covering(key):
-            if live.state in TERMINAL_STATES:
-                continue
-            live.gain(live.position_of(key))
-            if live.holds and live.state in (ClaimState.ACCEPTED, ClaimState.CONDITIONALLY_ACCEPTED):
-                step = Step(live=live, event_type=EventType.CLAIM_MATERIALIZED, fields=reports.materialized(live))
-                self._book.take([step], now_s=self._clock())
-
-    def blocks_arrived(self, keys: Iterable[BlockKey]) -> None:
-        """Note that blocks are on the device, as `block_arrived` for each."""
-        for key in keys:
-            self.block_arrived(key)
-
-    def block_leaving(
-        self,
-        key: BlockKey,
-        *,
-        request_id: str | None = None,
-        physical_block_id: int | None = None,
-        cause: HarmCause = HarmCause.EVICTED_UNDER_PRESSURE,
-    ) -> bool:
-        """Note that a block is about to leave the device, and report what that does to every claim that covers it.
-
-        Returns: whether a live reserving claim protected the block until now, for `is_protected_resident`.
-        Cost: one look-up when no claim covers the block; otherwise one event for each claim that does.
-        """
-        covering = self._book.coverage.covering(key)
-        if not covering:
-            return False
-        protected = self._book.coverage.is_protected(key)
-        for live in covering:
-            self._lose(live, live.position_of(key), request_id, physical_block_id, cause)
-        return protected
-
     # How it is done.
 
     def _accept(
@@ -312,37 +323,36 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         if holds:
             live.state = ClaimState.MATERIALIZED
         self._book.open(live, now_s=now_s)
-        protected = self._book.coverage.protected_blocks
+        coverage = self._book.coverage
         self._book.report(EventType.CLAIM_SUBMITTED, reports.submitted(claim), claim=live)
         event = EventType.CLAIM_CONDITIONALLY_ACCEPTED if conditional else EventType.CLAIM_ACCEPTED
-        self._book.report(event, reports.accepted(live, decision, asked=claim, protected_blocks=protected), claim=live)
+        self._book.report(event, reports.accepted(live, decision, asked=claim, coverage=coverage), claim=live)
         if holds:
             self._book.report(EventType.CLAIM_MATERIALIZED, reports.materialized(live), claim=live)
-        return answers.granted(live, decision, asked=claim, protected_blocks=protected, capacity=capacity)
+        return answers.granted(live, decision, asked=claim, coverage=coverage, capacity=capacity)
 
     def _reject(self, claim: ResidentClaim, decision: ClaimDecision, capacity: CapacitySnapshot) -> Receipt:
-        protected = self._book.coverage.protected_blocks
+        coverage = self._book.coverage
         names = {"claim_id": claim.claim_id, "prefix_id": claim.object_id}
         self._sink.emit(EventType.CLAIM_SUBMITTED, reports.submitted(claim), **names)
-        fields = reports.rejected(claim, decision, protected_blocks=protected)
+        fields = reports.rejected(claim, decision, coverage=coverage)
         self._sink.emit(EventType.CLAIM_REJECTED, fields, **names)
         short = decision.shortfall_blocks
+        blocking = self._book.smallest_blocking_set(short) if short else ()
         return answers.rejected(
             claim,
             decision,
-            protected_blocks=protected,
+            coverage=coverage,
             capacity=capacity,
-            blocking=self._book.smallest_blocking_set(short) if short else (),
-            next_expiry_s=self._book.next_expiry_s(),
+            blocking=blocking,
+            free_at_s=self._book.ends_at_s(blocking),
         )
 
     def _renew_with(self, live: LiveClaim, asked: ResidentClaim) -> Receipt:
-        if asked.owner_scope != live.claim.owner_scope:
-            raise answers.not_available(asked.claim_id)
-        if live.ended_at_s is not None:
-            return answers.not_renewed(live, DecisionReason.CLAIM_ENDED)
-        if asked.revision <= live.claim.revision:
-            return answers.not_renewed(live, DecisionReason.STALE_REVISION)
+        held = live.claim
+        if asked.revision <= held.revision:
+            stale = DecisionReason.STALE_REVISION
+            return answers.not_renewed(held.claim_id, revision=held.revision, state=live.state, reason=stale)
         answers.check_same_promise(asked, live.claim)
         now_s = self._clock()
         claim = replace(
@@ -355,60 +365,12 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         self._book.renew(live, claim, now_s=now_s)
         return answers.renewed(live)
 
-    def _release(
-        self,
-        claims: list[LiveClaim],
-        event_type: EventType,
-        reason: ReleaseReason,
-        *,
-        request_id: str | None = None,
-        action: Action | None = None,
-    ) -> list[Receipt]:
-        now_s = self._clock()
-        steps = [
-            Step(
-                live=live,
-                event_type=event_type,
-                fields=reports.released(live, reason, now_s=now_s, action=action),
-                request_id=request_id,
-                end_reason=reason.value,
-            )
-            for live in claims
-        ]
-        self._book.take(steps, now_s=now_s)
-        return [
-            answers.released(live, _RELEASES[event_type], reason.value, request_id=request_id, action=action)
-            for live in claims
-        ]
-
-    def _lose(
-        self,
-        live: LiveClaim,
-        position: int,
-        request_id: str | None,
-        physical_block_id: int | None,
-        cause: HarmCause,
-    ) -> None:
-        now_s = self._clock()
-        if live.ended_at_s is None and live.expires_at_s is not None and live.expires_at_s <= now_s:
-            self._release([live], EventType.CLAIM_EXPIRED, ReleaseReason.DURATION_ELAPSED)
-        breaks = live.breaks_without(position)
-        if not live.lose(position) or live.state in HOST_STATES:
-            return
-        if breaks:
-            fields = reports.harmed(live, cause, physical_block_id=physical_block_id, position=position)
-            step = Step(live=live, event_type=EventType.CLAIM_HARMED, fields=fields, request_id=request_id,
-                        end_reason=cause.value)  # fmt: skip
-            self._book.take([step], now_s=now_s)
-        elif live.state in RELEASED_STATES:
-            fields = reports.block_lost(live, position=position, physical_block_id=physical_block_id)
-            self._book.report(EventType.CLAIM_BLOCK_LOST_AFTER_RELEASE, fields, claim=live, request_id=request_id)
-        elif live.state not in TERMINAL_STATES:
-            fields = reports.block_lost(live, position=position, physical_block_id=physical_block_id)
-            fields["predicate_satisfied"] = live.holds
-            self._book.report(EventType.CLAIM_BLOCK_LOST, fields, claim=live, request_id=request_id)
-        if live.ended_at_s is not None:
-            self._book.forget_if_gone(live)
+    def _not_renewed_after_end(self, claim_id: str, owner_scope: str) -> Receipt:
+        ended = self._book.ended(claim_id)
+        if ended is None or ended.owner_scope != owner_scope:
+            raise answers.no_such_claim(claim_id)
+        reason = DecisionReason.CLAIM_ENDED
+        return answers.not_renewed(claim_id, revision=ended.revision, state=ended.state, reason=reason)
 
     def _end_everything(self, event_type: EventType, reason: ReleaseReason, why: str) -> list[Receipt]:
         self._check_started()
@@ -418,21 +380,21 @@ class ClaimRegistry(TierMoves, ClaimQueries):
         self._sink.emit(event_type, {"live_claims": number, "reason": why})
         return receipts
 
+    def _begin_run(self, now_s: float) -> None:
+        """Move what was found to this clock, and the journal with it."""
+        journal = self._book.journal
+        moved = [] if journal.last_run().clock_id == self._clock_id else on_new_clock(self._found, now_s=now_s)
+        self._generation = journal.begin_run(clock_id=self._clock_id, rebased=moved)
+        self._found = moved or self._found
+
     def _owned(self, claim_id: str, owner_scope: str) -> LiveClaim:
         found = self._book.find(claim_id)
-        if found is None or found.claim.owner_scope != owner_scope:
+        if found is None or found.ended_at_s is not None or found.claim.owner_scope != owner_scope:
             raise answers.no_such_claim(claim_id)
         return found
 
     def _check_started(self) -> None:
+        self.check_not_shut_down()
         if self._must_start:
             message = f"the journal holds {len(self._found)} live claims of an earlier run; call start() first"
             raise UsageError(message)
-
-
-def _check_extent(claim: ResidentClaim, object_blocks: int | None) -> None:
-    """Nothing when the claim lies within its object; ClaimError otherwise."""
-    end = claim.footprint_positions.stop
-    if object_blocks is not None and end > object_blocks:
-        message = f"covers blocks up to {end - 1}, but {claim.object_id!r} has {object_blocks}; ask for less"
-        raise ClaimError(message, field="footprint_blocks", clause="TNR-ACC-009")

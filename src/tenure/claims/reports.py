@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenure.claims.coverage import LiveClaim
+from tenure.claims.coverage import Coverage, LiveClaim
 from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
 from tenure.claims.lifecycle import next_state
@@ -28,7 +28,7 @@ def submitted(claim: ResidentClaim) -> Fields:
     }
 
 
-def accepted(live: LiveClaim, decision: ClaimDecision, *, asked: ResidentClaim, protected_blocks: int) -> Fields:
+def accepted(live: LiveClaim, decision: ClaimDecision, *, asked: ResidentClaim, coverage: Coverage) -> Fields:
     """Of an acceptance, conditional or not."""
     claim = live.claim
     fields: Fields = {
@@ -40,7 +40,8 @@ def accepted(live: LiveClaim, decision: ClaimDecision, *, asked: ResidentClaim, 
         "clock_s": decision.decided_at_s,
         "predicted_value": claim.predicted_value,
         "confidence": claim.confidence,
-        "protected_resident_blocks": protected_blocks,
+        "protected_resident_blocks": coverage.protected_blocks,
+        "owed_resident_blocks": coverage.owed_blocks,
         "decision_reason": decision.reason.value,
     }
     if claim.footprint_blocks != asked.footprint_blocks or claim.protection_mode is not asked.protection_mode:
@@ -50,14 +51,15 @@ def accepted(live: LiveClaim, decision: ClaimDecision, *, asked: ResidentClaim, 
     return fields
 
 
-def rejected(claim: ResidentClaim, decision: ClaimDecision, *, protected_blocks: int) -> Fields:
+def rejected(claim: ResidentClaim, decision: ClaimDecision, *, coverage: Coverage) -> Fields:
     """Of a rejection."""
     return {
         "revision": claim.revision,
         "decision_reason": decision.reason.value,
         "clock_s": decision.decided_at_s,
         "capacity_shortfall_blocks": decision.shortfall_blocks,
-        "protected_resident_blocks": protected_blocks,
+        "protected_resident_blocks": coverage.protected_blocks,
+        "owed_resident_blocks": coverage.owed_blocks,
         "requested_footprint_blocks": claim.footprint_blocks,
         "requested_protection_mode": claim.protection_mode.value,
     }

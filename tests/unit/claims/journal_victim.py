@@ -11,11 +11,21 @@ import sys
 from pathlib import Path
 
 from claims_world import World, make_claim
+from tenure.claims import StepClock
 from tenure.claims.journal import SqliteJournal
 
 
-def main(journal_path: str, run: str) -> None:
-    world = World(usable_blocks=10**9, journal=SqliteJournal(Path(journal_path)), clock_id="one", max_live_claims=10**6)
+def main(journal_path: str, run: str, clock_id: str = "one", now_s: str = "0") -> None:
+    clock = StepClock()
+    clock.advance(int(now_s))
+    world = World(
+        usable_blocks=10**9,
+        journal=SqliteJournal(Path(journal_path)),
+        clock=clock,
+        clock_id=clock_id,
+        max_live_claims=10**6,
+    )
+    say("constructed")
     for receipt in world.registry.start(runtime_name="victim"):
         say(f"recovered {receipt.claim_id}")
     say("ready")

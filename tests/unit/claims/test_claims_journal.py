@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 
 from claims_world import World, make_claim
-from tenure.claims import ClaimState, ClaimStatus, EventType, Outcome, ProtectionMode, StepClock
+from tenure.claims import (
+    CapacitySnapshot,
+    ClaimState,
+    ClaimStatus,
+    EventType,
+    Outcome,
+    ProtectionMode,
+    StepClock,
+    leading_prefix_at_least,
+)
 from tenure.claims.journal import Durability, Journal, MemoryJournal, SqliteJournal
+from tenure.claims.lifecycle import TERMINAL_STATES
 from tenure.claims.modes import Tier
 from tenure.errors import ClaimError, DiskFullError, UsageError
 
@@ -110,6 +120,87 @@ def test_on_a_new_clock_what_was_left_is_left(journal: Journal) -> None:
     assert unknown.registry.status("claim:a").expires_at_s == 10.0
 
 
+@pytest.mark.clause("TNR-LIFE-009", "TNR-LIFE-005")
+@pytest.mark.parametrize(("last_seen_s", "now_s"), [(1_000_000, 60), (60, 1_000_000)])
+def test_a_crash_before_start_leaves_the_durations_on_the_clock_they_were_noted_on(
+    journal: Journal, last_seen_s: int, now_s: int
+) -> None:
+    before = World(journal=journal, clock_id="boot 1")
+    before.clock.advance(last_seen_s)
+    before.submit(make_claim(duration_s=100.0))
+    for _ in range(2):
+        restart(before, journal, clock_id="boot 2", clock=StepClock())  # constructed, and killed before it starts
+    after = restart(before, journal, clock_id="boot 2", clock=StepClock())
+    after.clock.advance(now_s)
+    [receipt] = after.registry.start(runtime_name="again")
+    assert receipt.outcome is Outcome.ACCEPTED
+    assert after.registry.status("claim:a").expires_at_s == now_s + 100.0
+    again = restart(after, journal, clock_id="boot 2", clock=after.clock)
+    again.registry.start(runtime_name="same clock")
+    assert again.registry.status("claim:a").expires_at_s == now_s + 100.0
+
+
+def test_the_order_of_acceptance_outlives_a_change_of_the_clock(journal: Journal) -> None:
+    before = World(journal=journal, clock_id="boot 1")
+    for name in ("z", "y", "x"):
+        before.submit(make_claim(f"claim:{name}", duration_s=1e6))
+        before.clock.advance(7)
+    before.registry.renew("claim:y", owner_scope=make_claim().owner_scope, revision=2, duration_s=1e6)
+    after = restart(before, journal, clock_id="boot 2", clock=StepClock())
+    after.registry.start(runtime_name="again")
+    after.submit(make_claim("claim:a"))
+    assert [entry.claim.claim_id for entry in journal.live()] == ["claim:z", "claim:y", "claim:x", "claim:a"]
+
+
+def test_a_full_disk_at_the_start_changes_nothing_and_the_start_can_be_tried_again() -> None:
+    disk = FullDisk()
+    before = World(journal=disk, clock_id="boot 1")
+    before.submit(make_claim(duration_s=10.0))
+    after = World(journal=disk, clock_id="boot 2")
+    after.clock.advance(1000)
+    disk.full = True
+    with pytest.raises(DiskFullError):
+        after.registry.start(runtime_name="again")
+    assert after.events() == []
+    disk.full = False
+    after.registry.start(runtime_name="again")
+    assert after.registry.status("claim:a").expires_at_s == 1010.0
+    assert after.events()[0].fields["runtime_generation"] == 2
+
+
+@pytest.mark.clause("TNR-LIFE-010")
+def test_a_restart_into_a_smaller_pool_gives_up_as_few_claims_as_needed_and_the_weakest_terms_first(
+    journal: Journal,
+) -> None:
+    before = World(journal=journal, clock_id="one")
+    terms = {
+        "hard": ("hard_protected", 20),
+        "old": ("demotable", 10),
+        "small": ("demotable", 2),
+        "new": ("demotable", 10),
+        "soft": ("soft_priority", 80),
+        "timed": ("expiring", 15),
+    }
+    for name, (mode, blocks) in terms.items():
+        before.submit(
+            make_claim(
+                f"claim:{name}", protection_mode=ProtectionMode(mode), footprint_blocks=blocks, duration_s=100.0,
+                materialization_predicate=leading_prefix_at_least(1),
+            )
+        )  # fmt: skip
+        before.clock.advance(1)
+    after = restart(before, journal)
+    capacity = CapacitySnapshot(usable_blocks=32)
+    receipts = {receipt.claim_id: receipt for receipt in after.registry.start(runtime_name="again", capacity=capacity)}
+    ended = {name for name, receipt in receipts.items() if receipt.state in TERMINAL_STATES}
+    assert ended == {"claim:timed", "claim:new"}
+    assert (receipts["claim:new"].outcome, receipts["claim:new"].reason) == (Outcome.DEMOTED, "pool_shrank")
+    assert after.story("claim:timed") == ["recovered", "demoted"]
+    assert after.registry.owed_blocks == 32
+    again = restart(after, journal)
+    assert len(again.registry.start(runtime_name="third", capacity=capacity)) == 4
+
+
 def test_nothing_ends_twice_in_the_journal(journal: Journal) -> None:
     world = World(journal=journal)
     world.submit(make_claim())
@@ -127,7 +218,12 @@ class FullDisk:
     def __init__(self) -> None:
         self.kept = MemoryJournal()
         self.full = False
-        self.ever_accepted, self.live, self.begin_run = self.kept.ever_accepted, self.kept.live, self.kept.begin_run
+        self.ever_accepted, self.live, self.last_run = self.kept.ever_accepted, self.kept.live, self.kept.last_run
+        self.ended = self.kept.ended
+
+    def begin_run(self, *, clock_id: str, rebased: object = ()) -> int:
+        self._check()
+        return self.kept.begin_run(clock_id=clock_id, rebased=rebased)  # type: ignore[arg-type]
 
     def accept(self, entry: object) -> None:
         self._check()
@@ -210,21 +306,33 @@ class Acknowledged:
         word, _, claim_id = line.partition(" ")
         if word == "recovered":
             assert claim_id not in self.ended, "a claim whose end was acknowledged came back"
-        elif word != "ready":
+        elif word not in ("constructed", "ready"):
             getattr(self, word).add(claim_id)
 
 
 @pytest.mark.clause("TNR-LIFE-008")
 @pytest.mark.parametrize("seed", range(20))
 def test_ten_kills_in_a_row_lose_no_acknowledged_claim_and_end_none_twice(tmp_path: Path, seed: int) -> None:
-    """SIGKILL while a journal is written in a tight loop, after a random number of acknowledgements: 200 in all."""
+    """SIGKILL after a random number of acknowledgements, the one that a registry was constructed included: 200 in all.
+
+    The victims' clocks stand still, so what is left of a duration is all of it, whatever clocks they had.
+    """
     random_source = random.Random(seed)
     path = tmp_path / "claims.db"
     said = Acknowledged()
+    boot, now_s = 0, random_source.randrange(10**7)
     for run in range(10):
-        for line in _run_and_kill(path, f"run{run}", random_source):
+        if random_source.random() < 0.5:
+            boot, now_s = run, random_source.randrange(10**7)
+        for line in _run_and_kill(path, f"run{run}", random_source, clock_id=f"boot {boot}", now_s=now_s):
             said.note(line)
     kept = SqliteJournal(path)
+    assert kept.last_run().clock_id is not None
+    for entry in kept.live():
+        assert entry.expires_at_s == entry.noted_at_s + (entry.claim.duration_s or 0.0)
+    world = World(journal=kept, clock_id="the last one")
+    world.registry.start(runtime_name="the last one")
+    assert {status.expires_at_s for status in world.registry.live()} <= {1e6, 2e6}
     live = {entry.claim.claim_id: entry for entry in kept.live()}
     assert said.accepted
     assert said.ended.isdisjoint(live)
@@ -237,16 +345,17 @@ def test_ten_kills_in_a_row_lose_no_acknowledged_claim_and_end_none_twice(tmp_pa
     kept.close()
 
 
-def _run_and_kill(path: Path, run: str, random_source: random.Random) -> list[str]:
+def _run_and_kill(path: Path, run: str, random_source: random.Random, *, clock_id: str, now_s: int) -> list[str]:
     source, target = os.pipe()
     child = os.fork()
     if child == 0:
-        _be_the_victim(path, run, source, target)
+        _be_the_victim(source, target, str(path), run, clock_id, str(now_s))
     os.close(target)
     wanted = random_source.randint(1, 40)
+    mark = b"constructed\n" if random_source.random() < 0.4 else b"ready\n"
     data = b""
     with os.fdopen(source, "rb", buffering=0) as pipe:
-        while b"ready\n" not in data or data.split(b"ready\n", 1)[1].count(b"\n") < wanted:
+        while mark not in data or (mark == b"ready\n" and data.split(mark, 1)[1].count(b"\n") < wanted):
             chunk = pipe.read(4096)
             assert chunk, "the child died by itself"
             data += chunk
@@ -257,13 +366,13 @@ def _run_and_kill(path: Path, run: str, random_source: random.Random) -> list[st
     return data.decode().splitlines()
 
 
-def _be_the_victim(path: Path, run: str, source: int, target: int) -> None:
+def _be_the_victim(source: int, target: int, *arguments: str) -> None:
     import journal_victim
 
     os.close(source)
     os.dup2(target, 1)
     try:
-        journal_victim.main(str(path), run)
+        journal_victim.main(*arguments)
     finally:
         os._exit(1)
 
@@ -279,10 +388,10 @@ def test_the_victim_runs_as_a_program_of_its_own_too(tmp_path: Path) -> None:
         assert child.stdout is not None
         lines = [child.stdout.readline() for _ in range(20)]
         child.kill()
-    assert lines[0] == b"ready\n"
+    assert lines[:2] == [b"constructed\n", b"ready\n"]
     kept = SqliteJournal(tmp_path / "claims.db")
     live = {entry.claim.claim_id for entry in kept.live()}
-    for line in lines[1:]:
+    for line in lines[2:]:
         word, _, claim_id = line.decode().strip().partition(" ")
         if word == "accepted" and f"ended {claim_id}\n".encode() not in lines:
             assert claim_id in live or kept.ever_accepted(claim_id)

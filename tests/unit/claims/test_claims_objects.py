@@ -88,6 +88,30 @@ def test_an_unknown_or_missing_field_of_a_record_is_named() -> None:
         ResidentClaim.from_record(record)
 
 
+@pytest.mark.clause("TNR-ACC-001")
+@pytest.mark.parametrize("field", sorted(make_claim().to_record()))
+@pytest.mark.parametrize(
+    "value",
+    [[], {}, ["x"], {"a": 1}, -1, math.nan, "", "zzz", True, 10**400, -(10**400), 10**5000],
+    ids=("list", "object", "text in a list", "a", "-1", "nan", "empty", "zzz", "true", "huge", "-huge", "huger"),
+)
+def test_no_value_of_a_record_is_anything_but_taken_or_refused_by_name(field: str, value: Any) -> None:
+    refusals: list[ClaimError] = []
+    try:
+        ResidentClaim.from_record(make_claim().to_record() | {field: value})
+    except ClaimError as error:
+        refusals.append(error)
+    parts = ("a", "block_size", "predicate_type") if isinstance(value, dict) else ()
+    assert all(error.field in (field, *parts) and error.clause for error in refusals)
+
+
+@pytest.mark.clause("TNR-ACC-006")
+def test_a_fallback_that_is_no_mode_is_named_as_the_fallback() -> None:
+    with pytest.raises(ClaimError) as caught:
+        ResidentClaim.from_record(make_claim().to_record() | {"fallback_mode": ["soft_priority"]})
+    assert (caught.value.field, caught.value.clause) == ("fallback_mode", "TNR-ACC-006")
+
+
 def test_a_record_may_give_its_predicate_as_text_and_its_mode_by_an_older_name() -> None:
     record = make_claim().to_record()
     record |= {"materialization_predicate": "leading_prefix_at_least(2)", "protection_mode": "hard_exclude"}

@@ -14,10 +14,13 @@ import jsonschema
 import pytest
 
 from claims_world import World, make_claim
-from tenure.claims import AttentionMode
+from tenure.claims import AttentionMode, ClaimState
 from tenure.claims.clauses import CheckedBy, clause, specification
 from tenure.claims.event_fields import EVENTS, FIELDS
 from tenure.claims.event_types import EventType
+from tenure.claims.lifecycle import RequestState
+from tenure.claims.reconstruction import reconstruct
+from tenure.claims.trace import read_trace
 from tenure.errors import ContractError
 
 ROOT = Path(__file__).parents[3]
@@ -132,12 +135,16 @@ def test_the_schema_takes_what_is_written_and_refuses_what_is_not() -> None:
         assert not validator.is_valid(spoiled)
 
 
-def test_the_example_of_the_contract_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_contract_page_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "contract.md").read_text(), re.DOTALL)
     (tmp_path / "example.py").write_text(code)
     monkeypatch.chdir(tmp_path)
-    names = runpy.run_path("example.py")
-    assert names["receipt"].accepted
-    events = [json.loads(line)["event"] for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
-    assert events[0] == EventType.RUNTIME_STARTED.value
-    assert events[-1] == EventType.RUNTIME_SHUTDOWN.value
+    for first in (EventType.RUNTIME_STARTED, EventType.RUNTIME_RESTARTED):
+        names = runpy.run_path("example.py")
+        assert names["receipt"].accepted
+        events = read_trace(names["trace_path"])
+        assert (events[0].event_type, events[-1].event_type) == (first, EventType.RUNTIME_SHUTDOWN)
+        [run] = reconstruct(events)
+        assert not run.violations
+        [claim], [request] = run.claims.values(), run.requests.values()
+        assert (claim.state, request.state) == (ClaimState.DEMOTED, RequestState.SERVED)

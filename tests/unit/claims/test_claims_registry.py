@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,8 @@ from tenure.claims import (
     leading_prefix_at_least,
 )
 from tenure.claims.blocks import hashed_block_key, object_block_key
-from tenure.errors import ClaimError
+from tenure.claims.journal import MemoryJournal, SqliteJournal
+from tenure.errors import ClaimError, UsageError
 
 RESIDENT = make_claim(
     "claim:resident", object_id="resident", materialization_predicate=leading_prefix_at_least(60), footprint_blocks=60
@@ -32,7 +34,8 @@ def test_a_claim_that_fits_is_accepted_and_the_receipt_adds_up() -> None:
     assert (receipt.outcome, receipt.state, receipt.revision) == (Outcome.ACCEPTED, ClaimState.ACCEPTED, 1)
     numbers = receipt.numbers
     assert numbers is not None
-    assert (numbers.requested_blocks, numbers.granted_blocks, numbers.protected_blocks) == (60, 60, 60)
+    assert (numbers.requested_blocks, numbers.granted_blocks, numbers.owed_blocks) == (60, 60, 60)
+    assert numbers.protected_blocks == 0  # nothing of it is there yet
     assert (numbers.active_live_blocks, numbers.usable_blocks, numbers.shortfall_blocks) == (20, 80, 0)
     assert receipt.next_step is NextStep.HELD_UNTIL_RELEASE
     assert world.story("claim:resident") == ["submitted", "accepted"]
@@ -48,11 +51,94 @@ def test_a_claim_over_the_inequality_is_rejected_with_numbers_and_whom_it_waits_
     assert receipt.outcome is Outcome.REJECTED
     assert receipt.reason == "protected_plus_active_exceeds_usable"
     assert numbers is not None
-    assert numbers.shortfall_blocks == numbers.protected_blocks + 60 + 10 - 80 == 50
+    assert numbers.owed_blocks is not None
+    assert numbers.shortfall_blocks == numbers.owed_blocks + 60 + 10 - 80 == 50
     assert receipt.blocking_claim_ids == ("claim:resident",)
     assert (receipt.next_step, receipt.retry_after_s) == (NextStep.RETRY_LATER, 20.0)
-    assert world.registry.protected_blocks == 60
+    assert world.registry.owed_blocks == 60
     assert world.story("claim:second") == ["submitted", "rejected"]
+
+
+@pytest.mark.clause("TNR-ACC-005")
+def test_whoever_is_rejected_is_told_to_wait_for_all_who_are_in_the_way_and_for_nobody_else() -> None:
+    world = World(usable_blocks=80)
+    sizes: dict[str, tuple[int, float | None]] = {"a": (30, 50.0), "b": (35, 90.0), "small": (3, 5.0)}
+    for name, (blocks, duration_s) in sizes.items():
+        world.submit(make_claim(f"claim:{name}", footprint_blocks=blocks, duration_s=duration_s))
+    wanted = replace(RESIDENT, claim_id="claim:want")
+    receipt = world.submit(wanted)
+    assert (receipt.blocking_claim_ids, receipt.retry_after_s) == (("claim:a", "claim:b"), 90.0)
+    world.registry.renew("claim:b", owner_scope=wanted.owner_scope, revision=2, duration_s=None)
+    receipt = world.submit(wanted)
+    assert (receipt.blocking_claim_ids, receipt.retry_after_s) == (("claim:a", "claim:b"), None)
+
+
+@pytest.mark.clause("TNR-ACC-004", "TNR-CAP-001")
+def test_what_is_owed_and_what_is_protected_are_two_numbers() -> None:
+    world = World(usable_blocks=80)
+    claim = make_claim(footprint_blocks=60)
+    receipt = world.submit(claim)
+    assert receipt.numbers is not None
+    assert (receipt.numbers.owed_blocks, receipt.numbers.protected_blocks) == (60, 0)
+    assert "owed 60 + active 0 of 80 usable" in receipt.sentence()
+    world.bring(claim)
+    second = world.submit(
+        make_claim("claim:b", footprint_blocks=21, materialization_predicate=leading_prefix_at_least(21))
+    )
+    assert (second.outcome, world.registry.owed_blocks, world.registry.protected_blocks) == (Outcome.REJECTED, 60, 60)
+    fields = world.events()[-1].fields
+    assert (fields["owed_resident_blocks"], fields["protected_resident_blocks"]) == (60, 60)
+    world.take(claim, 59)
+    assert (world.registry.owed_blocks, world.registry.protected_blocks) == (60, 59)
+
+
+@pytest.mark.clause("TNR-ACC-004", "TNR-TIER-007")
+@pytest.mark.parametrize(("mode", "accepted"), [("offloadable", True), ("hard_protected", False)])
+def test_only_terms_that_let_a_claim_stay_in_a_lower_tier_let_its_room_be_promised_again(
+    mode: str, accepted: bool
+) -> None:
+    world = World(usable_blocks=80)
+    claim = make_claim(footprint_blocks=60, protection_mode=ProtectionMode(mode))
+    world.hold(claim)
+    world.registry.offload("claim:a")
+    assert world.registry.protected_blocks == 0
+    assert world.registry.owed_blocks == (0 if accepted else 60)
+    other = make_claim("claim:b", footprint_blocks=60, materialization_predicate=leading_prefix_at_least(60))
+    assert world.submit(other).accepted == accepted
+
+
+@pytest.mark.clause("TNR-ACC-010")
+def test_a_footprint_that_nobody_should_have_to_name_is_an_error_for_every_mode() -> None:
+    world = World()
+    before = len(world.trace.events)
+    for mode in (ProtectionMode.HARD_PROTECTED, ProtectionMode.BEST_EFFORT):
+        with pytest.raises(ClaimError, match="131072") as caught:
+            world.submit(make_claim(footprint_blocks=3_000_000, protection_mode=mode))
+        assert (caught.value.field, caught.value.clause) == ("footprint_blocks", "TNR-ACC-010")
+    assert len(world.trace.events) == before
+
+
+@pytest.mark.clause("TNR-ACC-004", "TNR-CAP-005")
+@pytest.mark.parametrize("hashed", [False, True])
+def test_a_claim_that_can_never_fit_is_rejected_without_its_blocks_being_named(
+    hashed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(usable_blocks=80)
+    hashes = tuple(f"h{number}" for number in range(100_000))
+    world.submit(make_claim(object_id="long", block_hashes=hashes[:5] if hashed else None))
+    monkeypatch.setattr("tenure.claims.registry.block_keys", lambda _: pytest.fail("the blocks were named"))
+    receipt = world.submit(
+        make_claim(
+            "claim:long",
+            object_id="long",
+            footprint_blocks=100_000,
+            materialization_predicate=leading_prefix_at_least(81),
+            block_hashes=hashes if hashed else None,
+        )
+    )
+    assert receipt.outcome is Outcome.REJECTED
+    assert receipt.numbers is not None
+    assert receipt.numbers.shortfall_blocks == 5 + 99_995 - 80  # the five that are owed already count once
 
 
 @pytest.mark.clause("TNR-ACC-004")
@@ -98,7 +184,7 @@ def test_a_weaker_mode_is_granted_only_where_the_owner_named_it() -> None:
     assert world.submit(second).outcome is Outcome.REJECTED
     receipt = world.submit(replace(second, claim_id="claim:third", fallback_mode=ProtectionMode.SOFT_PRIORITY))
     assert (receipt.outcome, receipt.granted_mode) == (Outcome.CLIPPED, ProtectionMode.SOFT_PRIORITY)
-    assert world.registry.protected_blocks == 60
+    assert world.registry.owed_blocks == 60
 
 
 @pytest.mark.clause("TNR-ACC-006", "TNR-ACC-010")
@@ -239,7 +325,7 @@ def test_shared_blocks_count_once_and_stay_protected_until_the_last_claim_ends()
     short = make_claim("claim:short", object_id="shared", footprint_blocks=3)
     world.hold(long)
     world.submit(short)
-    assert world.registry.protected_blocks == 5
+    assert world.registry.owed_blocks == 5
     assert world.registry.exclusive_blocks("claim:long") == 2
     world.registry.demote("claim:long")
     assert world.registry.protected_blocks == 3
@@ -259,7 +345,7 @@ def test_claims_on_different_objects_share_blocks_by_hash() -> None:
     receipt = world.submit(second)
     assert receipt.outcome is Outcome.CLIPPED
     assert receipt.numbers is not None
-    assert (receipt.numbers.granted_blocks, world.registry.protected_blocks) == (4, 6)
+    assert (receipt.numbers.granted_blocks, world.registry.owed_blocks) == (4, 6)
     assert world.registry.covering(hashed_block_key(IDENTITY, "s1")) == ("claim:1", "claim:2")
 
 
@@ -278,6 +364,37 @@ def test_a_foreign_claim_looks_like_one_that_does_not_exist() -> None:
             answers.append(str(caught.value).replace(claim_id, "ID"))
     assert len(set(answers)) == 1
     assert world.registry.live_claims == 1
+
+
+@pytest.mark.clause("TNR-ISO-002", "TNR-LIFE-002")
+@pytest.mark.parametrize("active", [0, 80])  # whether it would be accepted or rejected
+@pytest.mark.parametrize("journalled", ["memory", "sqlite"])
+def test_a_submission_under_a_used_id_learns_neither_whose_it_is_nor_whether_it_lives(
+    active: int, journalled: str, tmp_path: Path
+) -> None:
+    world = World(journal=MemoryJournal() if journalled == "memory" else SqliteJournal(tmp_path / "claims.db"))
+    for name in ("live", "forgotten", "remembered"):
+        world.submit(make_claim(f"claim:{name}"))
+    world.bring(make_claim("claim:remembered"))
+    for name in ("forgotten", "remembered"):
+        world.registry.cancel(f"claim:{name}", owner_scope=make_claim().owner_scope)
+    before = len(world.trace.events)
+    answers = set()
+    for name in ("live", "forgotten", "remembered"):
+        for owner in ("session:tenant-b", make_claim().owner_scope) if name != "live" else ("session:tenant-b",):
+            with pytest.raises(ClaimError) as caught:
+                world.submit(make_claim(f"claim:{name}", owner_scope=owner, revision=7), active_live_blocks=active)
+            assert (caught.value.field, caught.value.clause) == ("claim_id", "TNR-LIFE-002")
+            answers.add(str(caught.value).replace(name, "NAME"))
+    assert len(answers) == 1
+    for name in ("live", "forgotten"):  # and whatever else is wrong with it is told alike
+        with pytest.raises(ClaimError, match="footprint_blocks"):
+            world.registry.submit(
+                make_claim(f"claim:{name}", owner_scope="session:tenant-b"),
+                capacity=CapacitySnapshot(usable_blocks=80),
+                object_blocks=4,
+            )
+    assert len(world.trace.events) == before
 
 
 @pytest.mark.clause("TNR-LIFE-004")
@@ -331,6 +448,43 @@ def test_a_newer_revision_extends_and_a_replayed_one_does_not() -> None:
     assert len(world.registry.tick()) == 1
 
 
+@pytest.mark.clause("TNR-LIFE-003", "TNR-ACC-005")
+@pytest.mark.parametrize("footprint", [5, 90])  # granted as asked, and clipped
+def test_a_submission_that_is_repeated_is_answered_by_what_is_held_and_changes_nothing(footprint: int) -> None:
+    world = World()
+    claim = make_claim(duration_s=10.0, footprint_blocks=footprint)
+    first = world.submit(claim)
+    world.clock.advance(4)
+    before = len(world.trace.events)
+    again = world.submit(claim)
+    assert (again.accepted, again.reason, again.outcome) == (True, "already_held", first.outcome)
+    assert (again.state, again.granted_mode, again.next_step) == (first.state, first.granted_mode, first.next_step)
+    assert (world.registry.status("claim:a").expires_at_s, len(world.trace.events)) == (10.0, before)
+    world.registry.renew("claim:a", owner_scope=claim.owner_scope, revision=2, duration_s=10.0)
+    assert world.submit(claim).reason == "stale_revision"
+    assert world.submit(replace(claim, revision=2)).reason == "already_held"
+    assert world.submit(replace(claim, revision=2, duration_s=11.0)).reason == "stale_revision"
+
+
+@pytest.mark.clause("TNR-LIFE-005", "TNR-ISO-002")
+@pytest.mark.parametrize("has_blocks", [True, False])
+@pytest.mark.parametrize("journalled", ["memory", "sqlite"])
+def test_a_renewal_of_a_claim_that_ended_is_answered_alike_whether_or_not_blocks_are_left(
+    journalled: str, has_blocks: bool, tmp_path: Path
+) -> None:
+    world = World(journal=MemoryJournal() if journalled == "memory" else SqliteJournal(tmp_path / "claims.db"))
+    claim = make_claim(revision=3)
+    world.submit(claim)
+    if has_blocks:
+        world.bring(claim)
+    world.registry.cancel("claim:a", owner_scope=claim.owner_scope)
+    receipt = world.registry.renew("claim:a", owner_scope=claim.owner_scope, revision=4, duration_s=10.0)
+    assert (receipt.outcome, receipt.reason) == (Outcome.REJECTED, "claim_already_ended")
+    assert (receipt.state, receipt.revision) == (ClaimState.RELEASED, 3)
+    with pytest.raises(ClaimError, match="no claim"):
+        world.registry.renew("claim:a", owner_scope="session:tenant-b", revision=4, duration_s=10.0)
+
+
 @pytest.mark.clause("TNR-LIFE-005")
 def test_a_renewal_at_the_deadline_comes_too_late() -> None:
     world = World()
@@ -382,6 +536,28 @@ def test_reset_and_shutdown_end_every_claim_before_they_are_reported(end: str, e
     names = [event.event_type.value for event in world.trace.events]
     assert names[-4:] == ["resident_claim_demoted"] * 3 + [event]
     assert (world.registry.live_claims, world.registry.protected_blocks) == (0, 0)
+
+
+@pytest.mark.clause("TNR-LIFE-007")
+def test_after_its_shutdown_a_registry_promises_nothing_more() -> None:
+    world = World()
+    claim = make_claim()
+    world.hold(claim)
+    world.registry.shutdown("done")
+    before = len(world.trace.events)
+    for ask in (
+        lambda: world.submit(make_claim("claim:new")),
+        lambda: world.registry.renew("claim:a", owner_scope=claim.owner_scope, revision=2, duration_s=1.0),
+        lambda: world.registry.cancel("claim:a", owner_scope=claim.owner_scope),
+        lambda: world.registry.start(runtime_name="again"),
+        lambda: world.registry.reset("again"),
+        lambda: world.registry.shutdown("again"),
+    ):
+        with pytest.raises(UsageError, match="shut down"):
+            ask()
+    assert len(world.trace.events) == before
+    world.take(claim, 0)  # the cache may still be emptied, and what it held is told
+    assert world.story("claim:a")[-1] == "block_lost_after_release"
 
 
 @pytest.mark.clause("TNR-EVT-009")

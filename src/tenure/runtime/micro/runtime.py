@@ -16,11 +16,11 @@ from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.clock import Clock
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import Journal
-from tenure.claims.modes import ClaimState, Outcome, RestorationOutcome, Tier
-from tenure.claims.objects import ClaimStatus, ResidentClaim
+from tenure.claims.modes import Outcome, RestorationOutcome, Tier
+from tenure.claims.objects import CapacitySnapshot, ClaimStatus, ResidentClaim
 from tenure.claims.receipts import Receipt
 from tenure.claims.telemetry import EventSink
-from tenure.errors import UsageError
+from tenure.errors import ClaimError, UsageError
 from tenure.runtime.micro import reports
 from tenure.runtime.micro.cache import Slot, compute_rows, content_keys
 from tenure.runtime.micro.request import MicroRequest, Standing, Work, digest
@@ -86,25 +86,43 @@ class MicroRuntime:
         self._waiting: dict[str, Work] = {}
         self._outbox: list[Receipt] = []
         self._outbox += self.registry.start(
-            runtime_name="micro", block_size_tokens=block_size, survivors=self._surviving_tier
+            runtime_name="micro",
+            block_size_tokens=block_size,
+            survivors=self._surviving_tier,
+            capacity=CapacitySnapshot(usable_blocks=usable_blocks),
         )
+        self._drop_what_nobody_owns()
 
     def _surviving_tier(self, status: ClaimStatus) -> Tier | None:
-        """Device rows are gone after a restart; a tier that was handed over still has its own."""
-        in_tier = status.state in (ClaimState.OFFLOADED, ClaimState.RESTORING) and self.tier.holds(
-            status.claim.claim_id
-        )
-        return Tier.HOST if in_tier else None
+        """Device rows are gone after a restart; a tier that was handed over still has its own, those of a claim that
+        had come back from it included: rows are copied, never moved."""
+        return Tier.HOST if self.tier.holds(status.claim.claim_id) else None
+
+    def _drop_what_nobody_owns(self) -> None:
+        """Free what a tier that was handed over still holds of requests that crashed and claims that ended."""
+        owners = {status.claim.claim_id for status in self.registry.live()}
+        for holder in self.tier.holders():
+            if holder not in owners:
+                self.tier.drop(holder)
 
     # --- claims -------------------------------------------------------------------------------------------------
 
     def submit_claim(self, claim: ResidentClaim, *, object_blocks: int | None = None) -> Receipt:
-        """Accept, accept on lesser terms, renew or reject a claim. Raises ClaimError as the registry does.
+        """Accept, accept on lesser terms, renew or reject a claim.
 
         Args:
             claim: with the `block_hashes` of its content, as `content_keys` names them.
             object_blocks: how many blocks the content has, where that is known.
+
+        Raises:
+            ClaimError: as the registry does, and for the id of a request.
+            UsageError: the runtime was shut down.
         """
+        self.registry.check_not_shut_down()
+        self.registry.check_footprint(claim, object_blocks=object_blocks)
+        if claim.claim_id in self._works:
+            message = f"{claim.claim_id!r} is the id of a request; give the claim another, or the trace mixes them up"
+            raise ClaimError(message, field="claim_id", clause="TNR-ACC-001")
         self._outbox += self.registry.tick()
         receipt = self._residency.submit(claim, object_blocks=object_blocks)
         self.tick()
@@ -127,8 +145,11 @@ class MicroRuntime:
         """Admit, bound, defer, refuse or route a request. When admitted it computes its content and stays in flight.
 
         Raises:
-            UsageError: the id was used before.
+            UsageError: the id was used before, by a request or a claim, or the runtime was shut down.
         """
+        self.registry.check_not_shut_down()
+        if self.registry.was_accepted(request.request_id):
+            raise UsageError(f"request_id {request.request_id!r} is the id of a claim; give the request another")
         if request.request_id in self._works:
             raise UsageError(f"request_id {request.request_id!r} was used before; give every request its own")
         keys = content_keys(request.identity, request.content)
@@ -152,11 +173,20 @@ class MicroRuntime:
         work = self.work(request_id)
         if work.standing is Standing.RUNNING:
             work.standing = Standing.SERVED
-            self._residency.let_go(work.slots)
-            self.tier.drop(_own_rows(request_id))
-            work.slots = []
+            self._give_back(work)
             fields = {"reused_blocks": work.reused_blocks}
             self._sink.emit(EventType.REQUEST_FINISHED, fields, request_id=request_id)
+            self._retry_waiting()
+        return self._receipt(work)
+
+    def withdraw(self, request_id: str) -> Receipt:
+        """End a request that waits, because whoever sent it no longer does: it fails, and others are tried.
+
+        For a request that does not wait, how it stands; nothing changes. Raises UsageError for an unknown one.
+        """
+        work = self.work(request_id)
+        if work.standing is Standing.DEFERRED:
+            self._fail(work, "withdrawn")
             self._retry_waiting()
         return self._receipt(work)
 
@@ -205,18 +235,34 @@ class MicroRuntime:
         self._retry_waiting()
 
     def shutdown(self, reason: str = "operator") -> None:
-        """End requests in flight as failed and every claim with an event."""
+        """End requests in flight or waiting as failed and every claim with an event. Nothing is taken on afterwards.
+
+        Raises:
+            UsageError: the runtime was shut down before.
+        """
+        self.registry.check_not_shut_down()
         for work in list(self._works.values()):
             if work.standing in (Standing.RUNNING, Standing.DEFERRED):
                 self._fail(work, reason)
-        self._waiting.clear()
         self._outbox += self.registry.shutdown(reason)
 
     def _fail(self, work: Work, reason: str) -> None:
+        request_id = work.request.request_id
         work.standing = Standing.FAILED
+        self._give_back(work)
+        self._no_longer_waits(work)
+        self._sink.emit(EventType.REQUEST_FAILED, {"failure_reason": reason}, request_id=request_id)
+        work.receipt = Receipt(outcome=Outcome.FAILED, reason=reason, request_id=request_id)
+
+    def _give_back(self, work: Work) -> None:
+        """Let go of what a request held, on the device and of its own in the slower tier."""
         self._residency.let_go(work.slots)
+        self.tier.drop(_own_rows(work.request.request_id))
         work.slots = []
-        self._sink.emit(EventType.REQUEST_FAILED, {"failure_reason": reason}, request_id=work.request.request_id)
+
+    def _no_longer_waits(self, work: Work) -> None:
+        if self._waiting.pop(work.request.request_id, None) is not None:
+            self.ledger.deferred_requests -= 1
 
     # --- admission ----------------------------------------------------------------------------------------------
 
@@ -232,8 +278,7 @@ class MicroRuntime:
         if decision.outcome is Outcome.DEFERRED:
             self._defer(work, decision)
             return
-        if self._waiting.pop(work.request.request_id, None) is not None:
-            self.ledger.deferred_requests -= 1
+        self._no_longer_waits(work)
         if decision.outcome is Outcome.REFUSED:
             work.standing = Standing.REFUSED
             self._emit_conflict(EventType.REQUEST_REFUSED, work, decision)
@@ -392,8 +437,8 @@ class MicroRuntime:
     def _receipt(self, work: Work) -> Receipt:
         if work.receipt is not None:
             return work.receipt
-        if work.decision is None or work.standing is Standing.FAILED:
-            return Receipt(outcome=Outcome.FAILED, reason="runtime_ended", request_id=work.request.request_id)
+        if work.decision is None:
+            return Receipt(outcome=Outcome.FAILED, reason="never_decided", request_id=work.request.request_id)
         return reports.receipt(work.decision)
 
 

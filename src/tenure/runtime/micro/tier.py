@@ -74,6 +74,10 @@ class HostTier:
         """Whether the tier has rows of this claim."""
         return claim_id in self._claims
 
+    def holders(self) -> tuple[str, ...]:
+        """Everyone whose rows are here, in the order in which they came."""
+        return tuple(self._claims)
+
     def drop(self, claim_id: str) -> None:
         """Forget a claim's rows, if there are any."""
         stored = self._claims.get(claim_id)

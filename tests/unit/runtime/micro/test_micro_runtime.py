@@ -296,6 +296,127 @@ def test_a_restart_recovers_what_the_tier_still_has_and_ends_the_rest(tier_survi
         assert scene.count(E.CLAIM_HARMED) == 1
 
 
+def test_a_restart_keeps_a_claim_on_the_device_whose_rows_the_tier_still_has() -> None:
+    scene = Scene("offload_resident, refuse", mode="offloadable", tier=8, journal=MemoryJournal(), clock_id="one")
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.run("big", new(16))
+    scene.run("again", PREFIX)  # restored, and the tier keeps its copy
+    scene.runtime = MicroRuntime(**scene.options)
+    assert scene.count(E.CLAIM_HARMED) == 0
+    scene.run("and again", PREFIX)
+    assert scene.runtime.work("and again").restored_blocks == 8
+
+
+def test_rows_of_requests_that_are_over_leave_the_tier_at_a_shutdown_and_after_a_crash() -> None:
+    for end in ("shutdown", "crash"):
+        scene = Scene("offload_active, refuse", tier=8)
+        scene.claim()
+        scene.run("first", PREFIX)
+        plan = LivePlan(chunk_blocks=(4, 4, 4, 4))
+        request = MicroRequest(request_id="big", identity=IDENTITY, content=new(16), live_plan=plan, may_offload=True)
+        assert scene.runtime.start(request).outcome is Outcome.BOUNDED
+        assert scene.tier.free_blocks == 0
+        if end == "shutdown":
+            scene.runtime.shutdown()
+        else:
+            scene.runtime = MicroRuntime(**scene.options)
+            assert scene.runtime.ledger.host_free_blocks == 8
+        assert scene.tier.free_blocks == 8
+
+
+def test_a_claim_that_came_back_from_the_tier_makes_way_again_for_one_that_was_promised_the_room() -> None:
+    lines = {"offloadable": "offload_resident, refuse", "hard_protected": "refuse"}
+    scene = Scene(mode="offloadable", tier=32, policy=action_policy(lines))
+    scene.claim("a", content=new(10))
+    scene.run("r1", new(10))
+    scene.run("big", new(16, 5000))
+    scene.mode = ProtectionMode.HARD_PROTECTED
+    assert scene.claim("b", content=new(10, 2000)).outcome is Outcome.ACCEPTED
+    scene.run("r2", new(10))
+    assert scene.runtime.registry.status("a").surviving_blocks == 10
+    assert (scene.runtime.registry.owed_blocks, scene.runtime.registry.protected_blocks) == (20, 10)
+    assert scene.run("r3", new(10, 2000)).outcome is Outcome.SERVED
+    assert (scene.runtime.registry.owed_blocks, scene.runtime.registry.protected_blocks) == (10, 10)
+    assert scene.count(E.CLAIM_HARMED) == scene.count(E.CLAIM_DEMOTED) == 0
+
+
+@pytest.mark.clause("TNR-LIFE-010")
+def test_a_restart_into_a_smaller_pool_demotes_what_no_longer_fits_and_goes_on() -> None:
+    journal = MemoryJournal()
+    scene = Scene(journal=journal, clock_id="one")
+    scene.claim("first")
+    scene.claim("second", content=new(8))
+    scene.runtime = MicroRuntime(**{**scene.options, "usable_blocks": 10})
+    [kept, demoted] = scene.runtime.take_receipts()
+    assert (kept.claim_id, kept.outcome) == ("first", Outcome.ACCEPTED)
+    assert (demoted.claim_id, demoted.outcome, demoted.reason) == ("second", Outcome.DEMOTED, "pool_shrank")
+    assert scene.claim("third", content=new(2)).outcome is Outcome.ACCEPTED
+    assert scene.run("own", PREFIX).outcome is Outcome.SERVED
+
+
+def test_after_a_shutdown_nothing_is_promised_or_admitted_and_nobody_waits() -> None:
+    scene = Scene("defer 30s, refuse")
+    scene.claim()
+    scene.run("first", PREFIX)
+    assert scene.ask("later", new(12)).outcome is Outcome.DEFERRED
+    scene.runtime.shutdown()
+    assert scene.runtime.ledger.deferred_requests == 0
+    assert scene.runtime.finish("later").outcome is Outcome.FAILED
+    before = len(scene.sink.events)
+    for ask in (
+        lambda: scene.ask("late", new(2)),
+        lambda: scene.claim("late"),
+        scene.runtime.reset,
+        scene.runtime.shutdown,
+    ):
+        with pytest.raises(UsageError, match="shut down"):
+            ask()
+    scene.now_s = 99.0
+    scene.runtime.tick()
+    assert len(scene.sink.events) == before
+
+
+def test_a_waiting_request_is_withdrawn_and_others_are_tried() -> None:
+    scene = Scene("defer 30s, refuse")
+    scene.claim()
+    scene.run("first", PREFIX)
+    scene.ask("waits", new(12))
+    receipt = scene.runtime.withdraw("waits")
+    assert (receipt.outcome, receipt.reason) == (Outcome.FAILED, "withdrawn")
+    assert scene.runtime.work("waits").standing is Standing.FAILED
+    assert scene.runtime.ledger.deferred_requests == 0
+    scene.runtime.cancel_claim("c", owner_scope="owner")
+    assert scene.runtime.work("waits").standing is Standing.FAILED
+    [failed] = [event for event in scene.sink.events if event.event_type is E.REQUEST_FAILED]
+    assert failed.fields["failure_reason"] == "withdrawn"
+    before = len(scene.sink.events)
+    scene.ask("runs", new(2, 7000))
+    assert scene.runtime.withdraw("runs").outcome is Outcome.SERVED  # it does not wait, so nothing changes
+    assert scene.runtime.work("runs").standing is Standing.RUNNING
+    assert scene.runtime.withdraw("waits").reason == "withdrawn"
+    assert scene.count(E.REQUEST_FAILED) == 1
+    assert len(scene.sink.events) > before
+    with pytest.raises(UsageError, match="no request"):
+        scene.runtime.withdraw("nobody")
+
+
+def test_no_request_has_the_id_of_a_claim() -> None:
+    scene = Scene()
+    scene.claim("live")
+    scene.claim("over")
+    scene.runtime.cancel_claim("over", owner_scope="owner")
+    scene.run("request", PREFIX)
+    before = len(scene.sink.events)
+    for claim_id in ("live", "over"):
+        with pytest.raises(UsageError, match="claim"):
+            scene.ask(claim_id, new(2))
+    with pytest.raises(ClaimError, match="request") as caught:
+        scene.claim("request")
+    assert (caught.value.field, caught.value.clause) == ("claim_id", "TNR-ACC-001")
+    assert len(scene.sink.events) == before
+
+
 def test_calls_that_are_wrong_change_nothing() -> None:
     scene = Scene()
     scene.claim()
