@@ -84,6 +84,8 @@ def run(
             for context_rows in contexts:
                 progress(f"context {context_rows:,}")
                 _measure_context(report, model, context_rows, steps=steps, compiled=compiled)
+            progress("flatness")
+            _measure_flatness(report, model, contexts, steps=steps)
             progress("everything fits")
             _measure_fits(report, model, steps=steps)
             progress("scoring share")
@@ -105,6 +107,27 @@ def _measure_context(report: BenchReport, model: Any, context_rows: int, *, step
     if compiled:
         arms.append(_compiled_arm(model, context_rows))
     _report_arms(report, model, arms, context_rows=context_rows, steps=steps)
+
+
+def _measure_flatness(report: BenchReport, model: Any, contexts: tuple[int, ...], *, steps: int) -> None:
+    """The pool at the shortest and the longest context, taking turns: minutes apart, the machine itself drifts more."""
+    arms = [_pooled_arm(model, rows, pool_rows=POOL_ROWS) for rows in (contexts[0], contexts[-1])]
+    for arm, rows in zip(arms, (contexts[0], contexts[-1]), strict=True):
+        arm.name = f"pool at {rows:,}, in turns"
+    timings = _take_turns(model, arms, steps=steps)
+    short, long = (median(timings[arm.name]) for arm in arms)
+    for arm, rows, middle in zip(arms, (contexts[0], contexts[-1]), (short, long), strict=True):
+        report.rows.append(
+            {
+                "context_rows": rows,
+                "arm": arm.name,
+                "ms_per_token": middle * 1e3,
+                "tokens_per_s": 1 / middle,
+                "kv_mib": arm.kv_bytes / 2**20,
+                "steps": steps,
+            }
+        )
+    report.figures["decode.flatness"] = long / short
 
 
 def _measure_fits(report: BenchReport, model: Any, *, steps: int) -> None:
@@ -228,7 +251,6 @@ def _derive_figures(report: BenchReport, contexts: tuple[int, ...]) -> None:
     bytes_held = {row["context_rows"]: row["kv_bytes"] for row in report.rows if row["arm"] == POOLED}
     first, last = contexts[0], contexts[-1]
     figures = report.figures
-    figures["decode.flatness"] = times[last, POOLED] / times[first, POOLED]
     figures["decode.kv_bytes_ratio"] = bytes_held[last] / bytes_held[first]
     for context_rows in contexts[1:]:
         label = f"{context_rows // 1024}k"
