@@ -63,7 +63,8 @@ def plan_append(view: ResidencyView, *, tail_blocks: int, max_append_rows: int, 
         raise CapacityError(
             f"{rows} rows cannot be appended: the pool holds {view.capacity_rows} rows, {view.resident_rows} "
             f"are resident and only {evictable_rows} of them may be evicted. Append at most {max_append_rows} rows at "
-            f"a time (generate(..., prefill_chunk_size={max_append_rows}) does that), or make the pool larger."
+            f"a time (generate(..., prefill_chunk_size={max_append_rows}) does that, though not with an assistant), or make "
+            "the pool larger."
         )
     return Plan(
         epoch=view.epoch,
