@@ -25,6 +25,8 @@ from tenure.errors import TraceError
 #: event type, fields, sequence, timestamp_ns, claim id, prefix id, request id.
 PendingEvent = tuple[EventType, Mapping[str, FieldValue], int, int, str | None, str | None, str | None]
 
+#: `json.dumps` with options of its own builds an encoder each time, which costs more than these values do.
+_ENCODE = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _FLAG_TEXT = {True: "true", False: "false", None: "null"}
 
 
@@ -202,4 +204,4 @@ def _encode_text(values: tuple[Any, ...], *, choices: tuple[str, ...], nullable:
 
 
 def _compact_json(value: FieldValue) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODE(value)
