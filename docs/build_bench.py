@@ -27,7 +27,12 @@ COMMANDS = {
 NOTES = """"Bound" is what a cache that costs nothing would reach on the same machine: the full cache's step over a step without any cached
 rows, in the same run. Reading the weights of SmolLM2-135M for one token takes 74-79 ms here (9-10 GB/s through the matrix-vector
 product, where a plain sum reads 20 GB/s), so `decode.speedup_default_*` cannot reach its bar on this machine whatever the cache does, and
-`decode.speedup_32k` could only with a pool that costs under 3 ms a step; attention over 1,024 rows alone takes 8. The profile is in `dev/LOG.md`."""
+`decode.speedup_32k` could only with a pool that costs under 3 ms a step; attention over 1,024 rows alone takes 8. The profile is in `dev/LOG.md`.
+
+`prefill.rate_ratio` is bounded by 0.88 here: the short run reads half of its tokens while the pool is still filling, with half the attention.
+`prefill.steady_ratio` is the rate at the end of the long run over the rate just after the pool was full.
+
+Figures in microseconds (`arbiter`) were taken on a processor that runs at two speeds, a factor of 1.7 apart; four runs are in `dev/LOG.md`."""
 
 
 def reports() -> dict[str, list[dict[str, Any]]]:

@@ -10,7 +10,7 @@ One look of one head is enough to keep a block: retrieval is done by a few heads
 name what is asked for, and a mean over heads or a sum over queries drowns them in the looks that every token takes. And what
 stands next to a match belongs to it: what is recited next has not been attended to yet, and a fact that a block border cuts
 is matched on one side only. So a block inherits from those up to `near_rows` away (not from the sink, which is
-looked at for being first).
+looked at for being first; and what stands before a match gets less of very short blocks, see `LEAST_LEAD_ROWS`).
 
 Keys are those that attention itself uses (after RoPE, of the model being served), so no second model and no proxy is
 involved. Cost: one `[G*W, D] x [D, R]` product a block, layer and key-value head; all keys are read once.
@@ -22,6 +22,7 @@ rows that are not on the device. What was tried for each option is in dev/LOG.md
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 
@@ -30,6 +31,21 @@ from tenure.kv.residency import ResidencyView
 from tenure.policy.scorers.base import KeySource, RecentQueries
 
 COMBINATIONS = ("max", "mean", "top")
+LEAST_LEAD_ROWS = 16
+"""Towards what stands before a match, blocks shorter than this count as this long: with blocks of 8 in a pool of 128 rows, a
+match would else take as many blocks before itself as behind, and what is recited next found no place (dev/LOG.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """How far a match lends, in blocks, and the share that is left after each."""
+
+    blocks: int
+    share: float
+
+    @classmethod
+    def of(cls, near_rows: int, near_share: float, block_rows: int) -> _Reach:
+        return cls(blocks=-(-near_rows // block_rows), share=near_share ** (block_rows / near_rows))
 
 
 class AttentionMassScorer:
@@ -85,14 +101,16 @@ class AttentionMassScorer:
     def _near(self, seen: list[float], view: ResidencyView) -> list[float]:
         if not self.near_rows:
             return seen
-        reach = -(-self.near_rows // view.block_size)
-        share = self.near_share ** (view.block_size / self.near_rows)
+        behind = _Reach.of(self.near_rows, self.near_share, view.block_size)
+        ahead = _Reach.of(self.near_rows, self.near_share, max(view.block_size, LEAST_LEAD_ROWS))
         # A sink is looked at for being first, not for what it says: nothing follows from it. The tail stays anyway.
         passed_on = [0.0 if block.protected else mass for block, mass in zip(view.blocks, seen, strict=True)]
         scores = []
         for index, own in enumerate(seen):
-            neighbours = range(max(0, index - reach), min(len(seen), index + reach + 1))
-            scores.append(max(own, *(passed_on[other] * share ** abs(index - other) for other in neighbours)))
+            before = (passed_on[index - d] * behind.share**d for d in range(min(behind.blocks, index) + 1))
+            last = len(seen) - 1
+            after = (passed_on[index + d] * ahead.share**d for d in range(1, min(ahead.blocks, last - index) + 1))
+            scores.append(max(own, *before, *after))
         return scores
 
     def _log_masses(self, view: ResidencyView, keys: KeySource, queries: RecentQueries) -> list[torch.Tensor]:
