@@ -194,6 +194,19 @@ def test_a_cache_made_from_a_copy_of_the_configuration_is_refused_by_the_first_f
     assert cache.get_seq_length() == 0
 
 
+def test_a_model_with_one_pooled_layer_is_refused_by_its_second_forward() -> None:
+    import copy
+
+    config = copy.deepcopy(tiny_model("llama").config)
+    config.num_hidden_layers = 1
+    cache = PooledCache(config, pool=128)
+    rows = torch.zeros((1, config.num_key_value_heads, 4, config.head_dim))
+    cache.update(rows, rows, 0)
+    with pytest.raises(PolicyError, match="does not show them"):
+        cache.update(rows, rows, 0)
+    assert cache.get_seq_length() == 4
+
+
 def test_a_policy_that_has_not_seen_a_query_yet_moves_nothing() -> None:
     model = tiny_model("llama")
     cache = PooledCache(model.config, pool=128, policy="recency")

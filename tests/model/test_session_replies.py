@@ -263,8 +263,8 @@ def test_a_session_that_began_with_recency_can_change_to_a_policy_that_needs_que
     session.append(some_ids(60))
     session.use_policy(EAGER)
     session.append(some_ids(12, seed=1))
-    assert session.statistics().cache.reselect.reselects >= 1
-    assert session.cache.queries.recent(32).rows == 11 or session.cache.can_score
+    assert session.statistics().cache.reselect.reselects == 1
+    assert session.cache.can_score
 
 
 @pytest.mark.parametrize("layer", [0, 1, -1])

@@ -200,12 +200,12 @@ class PoolLedger:
         self._tally.pinned_blocks += len(taken)
 
     def pin(self, blocks: Iterable[Hashable]) -> None:
-        """One more active request uses these resident blocks."""
-        self._change_pins([(block_id, self._block(block_id)) for block_id in blocks], by=1)
+        """One more active request uses these resident blocks, each named once."""
+        self._change_pins(self._found_once(blocks), by=1)
 
     def unpin(self, blocks: Iterable[Hashable]) -> None:
         """One active request fewer uses these blocks; unused ones stay resident until they are vacated."""
-        found = [(block_id, self._block(block_id)) for block_id in blocks]
+        found = self._found_once(blocks)
         for block_id, block in found:
             if not block.pins:
                 raise PlanError(f"block {block_id!r} is not in use, so it cannot be let go")
@@ -216,7 +216,7 @@ class PoolLedger:
 
         Claims that reserve nothing simply lose their hold; whoever calls this has told them before.
         """
-        found = [(block_id, self._block(block_id)) for block_id in blocks]
+        found = self._found_once(blocks)
         for block_id, block in found:
             if block.pins:
                 raise PlanError(f"block {block_id!r} is used by {block.pins} active requests, so it cannot be vacated")
@@ -272,14 +272,15 @@ class PoolLedger:
     def hold(self, claim_id: str, blocks: Iterable[Hashable]) -> None:
         """A claim now stands on these resident blocks too. Holding a block twice changes nothing."""
         claim = self._claim(claim_id)
-        found = [(block_id, self._block(block_id)) for block_id in blocks]
+        found = [(block_id, self._block(block_id)) for block_id in dict.fromkeys(blocks)]
         fresh = [(block_id, block) for block_id, block in found if block_id not in claim.blocks]
         self._change_holders(fresh, claim, holds=True)
 
     def let_go(self, claim_id: str, blocks: Iterable[Hashable]) -> None:
         """A claim no longer stands on these blocks: they were lost or moved, and that was reported."""
         claim = self._claim(claim_id)
-        found = [(block_id, self._block(block_id)) for block_id in blocks if block_id in claim.blocks]
+        named = dict.fromkeys(blocks)
+        found = [(block_id, self._block(block_id)) for block_id in named if block_id in claim.blocks]
         self._change_holders(found, claim, holds=False)
 
     def drop_claim(self, claim_id: str) -> None:
@@ -338,6 +339,14 @@ class PoolLedger:
             return self._blocks[block_id]
         except KeyError:
             raise PlanError(f"block {block_id!r} is not resident") from None
+
+    def _found_once(self, blocks: Iterable[Hashable]) -> list[tuple[Hashable, Block]]:
+        found = {}
+        for block_id in blocks:
+            if block_id in found:
+                raise PlanError(f"block {block_id!r} was named twice; each may be named once")
+            found[block_id] = self._block(block_id)
+        return list(found.items())
 
     def _change_pins(self, found: list[tuple[Hashable, Block]], *, by: int) -> None:
         touched: dict[str, Claim] = {}

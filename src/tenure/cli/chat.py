@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,23 +55,26 @@ def chat(
 
     from tenure import models
     from tenure.cli.conversation import Conversation
+    from tenure.pool import PoolSizeWarning
     from tenure.runtime.hf import Sampling, Session
 
     console = Console(highlight=False)
     loaded = models.load(model, dtype=dtype, device=device)
     _announce_limit(console, context, loaded.model)
     if load is None:
-        session = Session(
-            loaded.model,
-            loaded.tokenizer,
-            pool="auto" if pool is None else pool,
-            policy="attention_mass" if policy is None else policy,
-            system=system,
-            sampling=Sampling() if sampling is None else sampling,
-            seed=0 if seed is None else seed,
-            context_rows=context,
-            identity=loaded.identity,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PoolSizeWarning)  # the title shows every note of the sizing
+            session = Session(
+                loaded.model,
+                loaded.tokenizer,
+                pool="auto" if pool is None else pool,
+                policy="attention_mass" if policy is None else policy,
+                system=system,
+                sampling=Sampling() if sampling is None else sampling,
+                seed=0 if seed is None else seed,
+                context_rows=context,
+                identity=loaded.identity,
+            )
     else:
         session = Session.load(load, loaded.model, loaded.tokenizer, identity=loaded.identity)
         _change(session, policy=policy, sampling=sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import typer
@@ -59,6 +60,8 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line. Wrong input and spent resources end in one line on stderr and exit code 2."""
+    # A warning is one line as well: where in our code it was raised tells whoever reads it here nothing.
+    warnings.formatwarning = lambda message, *_, **__: f"tenure: {message}\n"
     try:
         code = build_app()(standalone_mode=False)
     except _WRONG_CALL as error:

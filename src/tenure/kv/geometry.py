@@ -238,7 +238,8 @@ _MISLEADING_MODEL_TYPES: Mapping[str, str] = MappingProxyType(
     }
 )
 #: Model types whose attention depends on where a row lies among the others, and not only on its position: their rows may not
-#: be moved. Found by shuffling the rows of every causal model of Transformers 5.23 that a tiny configuration can build.
+#: be moved. Every other causal model of Transformers 5.23 that a tiny configuration could build answered alike with its
+#: rows shuffled (dev/LOG.md).
 _PLACE_BOUND_MODEL_TYPES: Mapping[str, str] = MappingProxyType(
     {
         "bloom": "ALiBi adds a term to each score by where the row lies",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,16 +80,26 @@ class Reselector:
         self._rows_since = 0
         self._decode_s_since = 0.0
         self._last_cost_s = 0.0
+        self._is_paused = False
         self._reselects = self._recalled = 0
         self._scoring_s = self._decode_s = 0.0
 
     @property
     def due(self) -> bool:
         """Whether it is time to reselect of one's own accord."""
-        if self.policy.scorer == "recency" or self._rows_since < self.policy.interval_rows:
+        if self._is_paused or self.policy.scorer == "recency" or self._rows_since < self.policy.interval_rows:
             return False
         share = self.policy.scoring_share
         return share is None or self._last_cost_s <= share * (self._last_cost_s + self._decode_s_since)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside it nothing is due: whoever reads a turn will ask for a reselect when it has been read."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
 
     def note_append(self, rows: int, *, decode_s: float = 0.0) -> None:
         """Count appended rows, and the time of the forward when it was a decode step."""

@@ -104,3 +104,28 @@ def test_using_a_widely_shared_block_moves_no_claim_in_the_order() -> None:
 def test_a_failed_vacate_of_a_widely_shared_block_names_a_few_of_its_claims() -> None:
     with pytest.raises(PlanError, match="and 192 more"):
         _with_a_system_prompt(200).vacate(["system"])
+
+
+@pytest.mark.parametrize("change", ["pin", "unpin", "vacate"])
+def test_a_block_named_twice_is_refused_and_changes_nothing(change: str) -> None:
+    ledger = PoolLedger(usable_blocks=10)
+    ledger.occupy([1, 2])
+    if change == "vacate":
+        ledger.unpin([1, 2])
+    before = (ledger.free_blocks, ledger.unclaimed_blocks, ledger.active_blocks)
+    with pytest.raises(PlanError, match="block 2 was named twice"):
+        getattr(ledger, change)([1, 2, 2])
+    assert (ledger.free_blocks, ledger.unclaimed_blocks, ledger.active_blocks) == before
+
+
+def test_holding_and_letting_go_of_a_block_named_twice_is_holding_it_once() -> None:
+    ledger = PoolLedger(usable_blocks=10)
+    ledger.occupy([1])
+    ledger.unpin([1])
+    for claim_id in ("a", "b"):
+        ledger.add_claim(claim_id, mode=ProtectionMode.HARD_PROTECTED)
+        ledger.hold(claim_id, [1, 1])
+    assert ledger.standing_of("a")[0] == 0
+    ledger.let_go("b", [1, 1])
+    assert ledger.standing_of("a")[0] == 1
+    assert ledger.protected_blocks == 1

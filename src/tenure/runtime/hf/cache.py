@@ -138,6 +138,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         self._planned: tuple[int, int, Plan] | None = None
         self._forward = _Forward()
         self._natives: list[NativeState] = []
+        self._eager_forwards = 0
         self._last_ordinal = len(layout.layer_indices) - 1
         # Also where no scorer needs queries: the mask functions that come with the tap refuse what would be wrong here.
         watch_queries(config, required=bool(self.queries.rows))
@@ -236,11 +237,12 @@ class PooledCache(Cache):  # type: ignore[misc]
         if ordinal == self._last_ordinal:
             self._require_tapped(ordinal)
             self.commit_forward()
+            self._eager_forwards += 1
         return all_keys, arena.values(ordinal).narrow(2, 0, end)
 
     def _require_tapped(self, earlier_layers: int) -> None:
-        """Refuse a forward whose earlier layers ran and whose queries never came by: nothing could ever be scored."""
-        if self.queries.rows and not self.queries.connected and earlier_layers:
+        """Refuse a forward when earlier layers, or a forward before it, ran and no query came by: none ever would."""
+        if self.queries.rows and not self.queries.connected and (earlier_layers or self._eager_forwards):
             raise PolicyError(
                 f"policy {self.policy.scorer} needs the model's queries, and this model's attention does not show them. "
                 "Either the cache was made from another configuration object (use PooledCache(model.config, ...)), or "
@@ -346,6 +348,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         reselector = Reselector(chosen, clock=self._clock)
         if reselector.scorer.query_rows:
             watch_queries(self._config, required=True)
+            self._eager_forwards = 0
         self.queries.rows = max(self.queries.rows, reselector.scorer.query_rows)
         self.policy, self.reselector = chosen, reselector
         self._planned = None

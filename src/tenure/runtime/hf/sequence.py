@@ -6,6 +6,7 @@ is stopped or fails in between; where the two do not agree, because another forw
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -81,18 +82,21 @@ class TokenSequence:
         chooses = len(ids) > 1 and self.cache.policy.scorer != "recency"
         again = max(0, len(ids) - 1 - REREAD_ROWS) if chooses else len(ids) - 1
         natives = native_states(self.cache)
-        for first, stop in self._batches(again, len(ids) - 1):
+        # Blocks are chosen by what this turn asks for once it has been read, not in its middle by the one before.
+        with self.cache.reselector.paused() if chooses else contextlib.nullcontext():
+            for first, stop in self._batches(again, len(ids) - 1):
+                if should_stop():
+                    return first
+                if first == again:
+                    natives = native_states(self.cache)
+                self.forward(ids[first:stop])
+                if progress is not None:
+                    progress(stop, len(ids))
             if should_stop():
-                return first
-            if first == again:
-                natives = native_states(self.cache)
-            self.forward(ids[first:stop])
-            if progress is not None:
-                progress(stop, len(ids))
-        if should_stop():
-            return len(ids) - 1
-        if chooses and self.cache.can_score:
-            reselect_and_reread(self.cache, ids[again:-1], natives, read=self._read_again, take_back=self._take_back)
+                return len(ids) - 1
+            if chooses and self.cache.can_score:
+                end = ids[again:-1]
+                reselect_and_reread(self.cache, end, natives, read=self._read_again, take_back=self._take_back)
         self.forward(ids[-1:])
         if progress is not None:
             progress(len(ids), len(ids))
