@@ -18,6 +18,7 @@
     │   ├── HostTierFullError  the host tier's byte budget is spent
     │   └── DiskFullError      no room for a cache file or a journal
     ├── TransferError          a copy between device and host failed; the state is as it was before
+    │   └── RowsLostError      rows in the host tier are gone, or not what was stored; they are never used
     └── InternalError          Tenure's own fault: an invariant does not hold. Please report it.
 
 A failed call leaves the state as it was, except after `InternalError`.
@@ -102,6 +103,10 @@ class DiskFullError(ResourceError):
 
 class TransferError(TenureError, RuntimeError):
     """A copy between device and host failed. The state is as it was before."""
+
+
+class RowsLostError(TransferError):
+    """Rows in the host tier are gone, or not byte for byte what was stored. They are never used."""
 
 
 class InternalError(TenureError, AssertionError):

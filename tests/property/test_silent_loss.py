@@ -27,10 +27,11 @@ from tenure.claims.objects import ResidentClaim
 from tenure.claims.predicate import contiguous_range, leading_prefix_at_least
 from tenure.errors import ClaimError, UsageError
 from tenure.kv.identity import CacheIdentity
-from tenure.runtime.micro.cache import Slot, content_keys
-from tenure.runtime.micro.request import MicroRequest, Standing
-from tenure.runtime.micro.runtime import MicroRuntime
-from tenure.runtime.micro.tier import HostTier
+from tenure.runtime.control.store import Slot
+from tenure.runtime.control.tier import ClaimTier
+from tenure.runtime.control.work import Standing
+from tenure.runtime.micro.content import content_keys
+from tenure.runtime.micro.runtime import MicroRequest, MicroRuntime
 
 E = EventType
 STEPS = int(os.environ.get("TENURE_SOAK_STEPS", "100000"))
@@ -103,7 +104,7 @@ class Episode:
         rng = self.rng
         lines = {mode.value: rng.choice(LINES) for mode in ProtectionMode if mode.reserves_blocks}
         self.sink = Recorder()
-        self.tier = HostTier(rng.choice((0, 10, 40, 40)))
+        self.tier = ClaimTier(rng.choice((0, 10, 40, 40)))
         self.runtime = MicroRuntime(
             usable_blocks=rng.choice((8, 16, 24)),
             clock=lambda: self.clock_s,
@@ -224,7 +225,7 @@ class Episode:
     def step(self) -> None:
         """Act, then hold what happened against the store as it was and is."""
         block_of = {key: slot.block_id for key, slot in self.store._by_key.items()}
-        waiting = list(self.runtime._waiting)
+        waiting = list(self.runtime._admission.waiting)
         whole = {name for name, watched in self.claims.items() if watched.is_whole and not watched.is_away}
         hard = self._hard_blocks(block_of)
         self.sink.step.clear()
@@ -303,7 +304,7 @@ class Episode:
             if slot.key is not None and self.runtime.registry.is_protected(slot.key)
         }
         assert ledger.protected_blocks == len(protected)
-        assert ledger.deferred_requests == len(self.runtime._waiting)
+        assert ledger.deferred_requests == len(self.runtime._admission.waiting)
 
 
 def test_no_accepted_claim_is_lost_silently_in_random_work() -> None:

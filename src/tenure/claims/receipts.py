@@ -62,6 +62,30 @@ class ReceiptNumbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptTokens:
+    """What became of a request's prompt, in tokens.
+
+    Attributes:
+        reused_tokens: found on the device, and not computed.
+        restored_tokens: brought back from a slower tier, and not computed.
+        recomputed_tokens: computed again although somebody had them: a claim whose rows could not be brought back, or a
+            request that runs without keeping its rows.
+    """
+
+    reused_tokens: int = 0
+    restored_tokens: int = 0
+    recomputed_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            require_count(name, getattr(self, name), minimum=0, clause="TNR-ACC-005")
+
+    def to_record(self) -> dict[str, int]:
+        """A JSON-ready mapping of every number."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """What was decided about a claim or a request, on what numbers, because of whom, and what happens next.
 
@@ -71,6 +95,9 @@ class Receipt:
         claim_id, request_id: who asked; at least one is given.
         revision: of the claim, None for a request.
         numbers: what the answer rests on, None where no room was at stake.
+        tokens: what became of a request's prompt, None for a claim and for a request that does not run.
+        is_exact: whether every token of the answer attends over all rows before it. False says that the request runs in
+            less than it asked for, with recall, and that its answer may differ; None where nothing runs.
         granted_mode: the mode that the runtime answers for, when a claim was accepted.
         state: the claim's state after the answer.
         action: the contract action that was taken, for a request.
@@ -79,6 +106,7 @@ class Receipt:
         retry_after_s: how long to wait before it is worth asking again, when that is known.
         tier: where the claim's blocks are, when that changed.
         caused_by_request_id: the request for which a claim gave way.
+        failure: what went wrong on the way, in words, where the outcome is not what was tried first.
 
     Raises:
         ClaimError: nobody is named, a claim blocks twice, or a number is no number.
@@ -98,6 +126,9 @@ class Receipt:
     retry_after_s: float | None = None
     tier: Tier | None = None
     caused_by_request_id: str | None = None
+    tokens: ReceiptTokens | None = None
+    is_exact: bool | None = None
+    failure: str | None = None
 
     def __post_init__(self) -> None:
         if self.claim_id is None and self.request_id is None:
@@ -122,7 +153,15 @@ class Receipt:
     def to_record(self) -> dict[str, object]:
         """A JSON-ready mapping; fields that say nothing are left out."""
         record: dict[str, object] = {"outcome": self.outcome.value, "reason": self.reason}
-        for name in ("claim_id", "request_id", "revision", "retry_after_s", "caused_by_request_id"):
+        for name in (
+            "claim_id",
+            "request_id",
+            "revision",
+            "retry_after_s",
+            "caused_by_request_id",
+            "is_exact",
+            "failure",
+        ):
             if getattr(self, name) is not None:
                 record[name] = getattr(self, name)
         for name in ("granted_mode", "state", "action", "tier"):
@@ -131,6 +170,8 @@ class Receipt:
                 record[name] = value.value
         if self.numbers is not None:
             record["numbers"] = self.numbers.to_record()
+        if self.tokens is not None:
+            record["tokens"] = self.tokens.to_record()
         record["blocking_claim_ids"] = list(self.blocking_claim_ids)
         record["next_step"] = self.next_step.value
         return record
@@ -148,6 +189,13 @@ class Receipt:
             )
             if n.shortfall_blocks and self.outcome in _MEANS_NO_ROOM | {Outcome.CLIPPED}:
                 parts.append(f"short by {n.shortfall_blocks}")
+        if self.tokens is not None:
+            told = {name.removesuffix("_tokens"): number for name, number in self.tokens.to_record().items() if number}
+            parts += [f"{name} {number} tokens" for name, number in told.items()]
+        if self.is_exact is False:
+            parts.append("not exact: it attends over the rows that were recalled")
+        if self.failure is not None:
+            parts.append(f"after a failure: {self.failure}")
         if self.blocking_claim_ids:
             parts.append(f"because of {', '.join(self.blocking_claim_ids)}")
         if self.next_step is not NextStep.NOTHING:

@@ -1,8 +1,7 @@
 """The reference runtime: blocks only, deterministic, with real protection. Start reading at `runtime.MicroRuntime`."""
 
-from tenure.runtime.micro.cache import content_keys
-from tenure.runtime.micro.request import MicroRequest
-from tenure.runtime.micro.runtime import MicroRuntime
-from tenure.runtime.micro.tier import HostTier
+from tenure.runtime.control import ClaimTier
+from tenure.runtime.micro.content import content_keys
+from tenure.runtime.micro.runtime import MicroRequest, MicroRuntime
 
-__all__ = ["HostTier", "MicroRequest", "MicroRuntime", "content_keys"]
+__all__ = ["ClaimTier", "MicroRequest", "MicroRuntime", "content_keys"]

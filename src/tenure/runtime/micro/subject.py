@@ -33,10 +33,10 @@ from tenure.conformance.subject import (
 )
 from tenure.errors import ClaimError, UsageError
 from tenure.kv.identity import CacheIdentity
-from tenure.runtime.micro.cache import content_keys
-from tenure.runtime.micro.request import MicroRequest, Standing
-from tenure.runtime.micro.runtime import MicroRuntime
-from tenure.runtime.micro.tier import HostTier
+from tenure.runtime.control.tier import ClaimTier
+from tenure.runtime.control.work import Standing
+from tenure.runtime.micro.content import content_keys
+from tenure.runtime.micro.runtime import MicroRequest, MicroRuntime
 
 _OUTCOMES = {
     Standing.DEFERRED: RequestOutcome.DEFERRED,
@@ -127,7 +127,7 @@ class MicroSubject:
             sink=self._sink,
             policy=self._policy,
             block_size=self._setup.block_size,
-            tier=HostTier(self._setup.host_tier_blocks),
+            tier=ClaimTier(self._setup.host_tier_blocks),
             journal=self._journal,
             clock_id="micro-subject",
         )

@@ -17,9 +17,8 @@ from tenure.claims.predicate import leading_prefix_at_least
 from tenure.claims.receipts import Receipt
 from tenure.claims.telemetry import MemoryTelemetry
 from tenure.kv.identity import CacheIdentity
-from tenure.runtime.micro.cache import content_keys
-from tenure.runtime.micro.request import MicroRequest
-from tenure.runtime.micro.runtime import MicroRuntime
+from tenure.runtime.micro.content import content_keys
+from tenure.runtime.micro.runtime import MicroRequest, MicroRuntime
 
 E = EventType
 IDENTITY = CacheIdentity(

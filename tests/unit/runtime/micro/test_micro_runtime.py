@@ -16,10 +16,10 @@ from tenure.claims.predicate import contiguous_range, leading_prefix_at_least
 from tenure.claims.telemetry import MemoryTelemetry
 from tenure.errors import ClaimError, UsageError
 from tenure.kv.identity import CacheIdentity
-from tenure.runtime.micro.cache import content_keys
-from tenure.runtime.micro.request import MicroRequest, Standing
-from tenure.runtime.micro.runtime import MicroRuntime
-from tenure.runtime.micro.tier import HostTier
+from tenure.runtime.control.tier import ClaimTier
+from tenure.runtime.control.work import Standing
+from tenure.runtime.micro.content import content_keys
+from tenure.runtime.micro.runtime import MicroRequest, MicroRuntime
 
 E = EventType
 IDENTITY = CacheIdentity(cache_key_domain="micro", model_id="m", tokenizer_id="t", salt_namespace="a", block_size=16)
@@ -36,7 +36,7 @@ class Scene:
         self.now_s = 0.0
         self.mode = ProtectionMode(mode)
         self.sink = MemoryTelemetry(run_id="t", policy=line, clock_ns=lambda: 0)
-        self.tier = HostTier(tier)
+        self.tier = ClaimTier(tier)
         self.options: dict[str, Any] = {
             "usable_blocks": 16,
             "clock": lambda: self.now_s,
@@ -155,6 +155,7 @@ def test_rows_that_come_back_wrong_would_change_the_output() -> None:
     scene.run("first", PREFIX)
     scene.run("big", new(16))
     stored = scene.tier.load("c")
+    scene.tier.drop("c")
     scene.tier.store("c", offload_generation=1, rows=dict.fromkeys(stored.rows, "rows:of somebody else"))
     scene.run("again", PREFIX)
     assert scene.runtime.work("again").output != scene.runtime.work("first").output
@@ -285,7 +286,7 @@ def test_a_restart_recovers_what_the_tier_still_has_and_ends_the_rest(tier_survi
     scene.claim()
     scene.run("first", PREFIX)
     scene.run("big", new(16))
-    tier = scene.tier if tier_survives else HostTier(8)
+    tier = scene.tier if tier_survives else ClaimTier(8)
     scene.runtime = MicroRuntime(**{**scene.options, "tier": tier})
     assert scene.count(E.RUNTIME_RESTARTED) == 1
     if tier_survives:

@@ -1,35 +1,13 @@
-"""The prefix cache of the reference runtime: physical blocks, what they hold, and who would be taken next."""
+"""The prefix cache as the control plane sees it: physical blocks, what they hold, and who would be taken next."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from tenure.claims.blocks import BlockKey, hashed_block_key
+from tenure.claims.blocks import BlockKey
 from tenure.errors import CapacityError, InternalError
-from tenure.kv.identity import CacheIdentity
-
-#: Contents of a sequence, one number a block: equal numbers under equal parents are equal tokens.
-Content = tuple[int, ...]
-
-
-@lru_cache(maxsize=4096)
-def content_keys(identity: CacheIdentity, content: Content) -> tuple[BlockKey, ...]:
-    """One name a block, each hash chained to its parent and, through the first, to the identity. Remembered."""
-    parent = hashlib.sha256(identity.as_text().encode()).digest()
-    keys = []
-    for label in content:
-        parent = hashlib.sha256(parent + label.to_bytes(8, "little", signed=True)).digest()
-        keys.append(hashed_block_key(identity, parent.hex()[:32]))
-    return tuple(keys)
-
-
-def compute_rows(key: BlockKey) -> str:
-    """What computing a block leaves in it: a stand-in for its rows that depends on everything before it."""
-    return f"rows:{key[1]}"
 
 
 @dataclass(slots=True)
@@ -37,7 +15,6 @@ class Slot:
     """One physical block. `key` is None while its content is not reusable."""
 
     block_id: int
-    rows: str = ""
     key: BlockKey | None = None
     position: int | None = None
     prefix_id: str | None = None

@@ -1,4 +1,4 @@
-"""Blocks, claims and tiers of the reference runtime, moved together: nothing leaves before somebody was told."""
+"""Blocks, claims and tiers, moved together: nothing leaves before somebody was told."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from tenure.claims.objects import CapacitySnapshot, ClaimStatus, ResidentClaim
 from tenure.claims.receipts import Receipt
 from tenure.claims.registry import ClaimRegistry
 from tenure.claims.telemetry import EventSink
-from tenure.errors import TransferError, UsageError
-from tenure.runtime.micro.cache import BlockStore, Slot
-from tenure.runtime.micro.follower import LedgerFollower
-from tenure.runtime.micro.tier import HostTier, StoredClaim
+from tenure.errors import RowsLostError, TransferError, UsageError
+from tenure.runtime.control.data import DataPlane
+from tenure.runtime.control.follower import LedgerFollower
+from tenure.runtime.control.store import BlockStore, Slot
+from tenure.runtime.control.tier import ClaimTier, InjectedFailureError, StoredClaim
 
 _RANKS = {ProtectionMode.BEST_EFFORT: 1, ProtectionMode.ROUTED_REUSE: 1, ProtectionMode.SOFT_PRIORITY: 2}
 
@@ -36,8 +37,17 @@ class _ResidentKeys:
         return isinstance(key, tuple) and self.store.find(key) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why offloaded rows cannot be had: for now, or for good (`is_lost`)."""
+
+    why: str
+    is_lost: bool
+    is_injected: bool
+
+
 class Residency:
-    """The state of the reference runtime without its requests.
+    """The state of a runtime without its requests.
 
     Guarantees: the ledger, the registry and the store agree after every call; a block under a live reserving claim is
     evicted only by a plan that named the claim for harm, and that claim has ended in an event before the first of its
@@ -45,6 +55,7 @@ class Residency:
 
     Args:
         usable_blocks: blocks that residents and active work share.
+        data: where the rows are.
         tier: the slower tier.
         addable_blocks: by how much the pool may grow.
         clock: seconds that never go back.
@@ -58,7 +69,8 @@ class Residency:
         self,
         *,
         usable_blocks: int,
-        tier: HostTier,
+        data: DataPlane,
+        tier: ClaimTier,
         addable_blocks: int,
         clock: Clock,
         sink: EventSink,
@@ -67,6 +79,7 @@ class Residency:
         claim_budget_blocks: int | None,
     ) -> None:
         self.store = BlockStore(usable_blocks)
+        self.data = data
         self.tier = tier
         self._rank = 0
         self._outbox: list[Receipt] = []
@@ -249,13 +262,18 @@ class Residency:
     def _empty(self, slot: Slot) -> None:
         self.ledger.vacate([slot.block_id])
         self.store.evict(slot)
+        self.data.vacate([slot.block_id])
 
     def let_go(self, slots: Sequence[Slot]) -> None:
         """A request no longer uses these blocks; the last one becomes the first victim."""
+        freed = []
         for slot in reversed(slots):
             self.ledger.unpin([slot.block_id])
             if self.store.let_go(slot):
                 self.ledger.vacate([slot.block_id])
+                freed.append(slot.block_id)
+        if freed:
+            self.data.vacate(freed)
 
     def publish(self, slot: Slot, key: BlockKey, *, position: int, prefix_id: str) -> bool:
         """Make a block findable, and tell every claim that it completes. False when the content is cached already."""
@@ -303,14 +321,41 @@ class Residency:
             self.ledger.grow(plan.add_blocks)
         return receipts
 
-    def _offload(self, claim_id: str, *, request_id: str) -> Receipt:
+    def copy_out(self, claim_ids: Sequence[str]) -> None:
+        """Copy what these claims hold to the slower tier, before anything is said of it; all of them, or none.
+
+        Nothing has left the device then, and no claim stands differently. Raises `TransferError`, `HostTierFullError`.
+        """
+        copied: list[str] = []
+        try:
+            for claim_id in claim_ids:
+                held = {slot.key: slot for slot in self._held(claim_id) if slot.key is not None}
+                self.tier.save(
+                    claim_id,
+                    offload_generation=self.registry.status(claim_id).offload_generation + 1,
+                    keys=held,
+                    save=lambda key, held=held: self.data.save(key, held[key]),  # type: ignore[misc]
+                )
+                copied.append(claim_id)
+        except BaseException:
+            self.drop_copies(copied)
+            raise
+
+    def drop_copies(self, claim_ids: Sequence[str]) -> None:
+        """Forget copies of claims whose rows are on the device after all."""
+        for claim_id in claim_ids:
+            self.tier.drop(claim_id)
+
+    def _held(self, claim_id: str) -> list[Slot]:
         held = [self.store.slot(int(str(block_id))) for block_id in self.ledger.held_blocks(claim_id)]
         held.sort(key=lambda slot: slot.position if slot.position is not None else 0)
+        return held
+
+    def _offload(self, claim_id: str, *, request_id: str) -> Receipt:
+        """The claim's rows are in the slower tier (`copy_out`): say so, then let them go from the device."""
+        held = self._held(claim_id)
         own = frozenset((claim_id,))
         leaving = [slot for slot in held if not slot.users and self._is_held_by_none_but(own, slot)]
-        generation = self.registry.status(claim_id).offload_generation + 1
-        rows = {slot.key: slot.rows for slot in held if slot.key is not None}
-        self.tier.store(claim_id, offload_generation=generation, rows=rows)
         receipt = self.registry.offload(
             claim_id, request_id=request_id, block_ids=tuple(slot.block_id for slot in leaving)
         )
@@ -336,15 +381,15 @@ class Residency:
             if present.issuperset(block_keys(status.claim)[: status.claim.materialization_predicate.required_blocks])
         ]
 
-    def load(self, claim_ids: Iterable[str]) -> tuple[dict[str, StoredClaim], dict[str, str]]:
+    def load(self, claim_ids: Iterable[str]) -> tuple[dict[str, StoredClaim], dict[str, LoadFailure]]:
         """What the tier gives of each claim, and for the others why not. Reports nothing."""
         loaded: dict[str, StoredClaim] = {}
-        failed: dict[str, str] = {}
+        failed: dict[str, LoadFailure] = {}
         for claim_id in claim_ids:
             try:
                 loaded[claim_id] = self.tier.load(claim_id)
             except TransferError as error:
-                failed[claim_id] = str(error)
+                failed[claim_id] = failure_of(error)
         return loaded, failed
 
     def finish_restore(self, claim_id: str, *, request_id: str, reused_blocks: int) -> Receipt:
@@ -369,3 +414,12 @@ class Residency:
                 self.store.unpublish(slot)
             else:
                 self._empty(slot)
+
+
+def failure_of(error: TransferError) -> LoadFailure:
+    """What a failed transfer means for the rows that it should have brought back."""
+    return LoadFailure(
+        why=str(error),
+        is_lost=isinstance(error, RowsLostError),
+        is_injected=isinstance(error, InjectedFailureError),
+    )

@@ -1,4 +1,4 @@
-"""What the reference runtime says about requests: the fields of events and the receipts, from decisions alone."""
+"""What a runtime says about requests: the fields of events and the receipts, from decisions alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
 from tenure.claims.modes import Action, Feasibility, Outcome, Tier
 from tenure.claims.objects import ClaimStatus
-from tenure.claims.receipts import NextStep, Receipt, ReceiptNumbers
-from tenure.runtime.micro.request import Work
+from tenure.claims.receipts import NextStep, Receipt, ReceiptNumbers, ReceiptTokens
+from tenure.runtime.control.work import Standing, Work
 
 Fields = dict[str, FieldValue]
 
@@ -58,7 +58,22 @@ def conflict(work: Work, decision: Decision, blocking: Sequence[ClaimStatus]) ->
     fields["free_blocks_before_allocate"] = _takeable_blocks(decision)
     fields["defer_attempts"] = work.tries
     fields["retry_after_s"] = decision.retry_after_s
+    if decision.is_admitted:  # it was running, and was paused
+        fields["arbiter_action"] = Action.OFFLOAD_ACTIVE.value
+        fields["future_reuse_admitted"] = False
+        fields["active_live_blocks_current"] = 0
     return fields
+
+
+def paused(work: Work, decision: Decision) -> Fields:
+    """Of a running request whose rows all leave the device until it is admitted again."""
+    return {
+        "active_live_blocks_required": decision.pressure.required_blocks,
+        "active_live_blocks_bounded": 0,
+        "arbiter_action": Action.OFFLOAD_ACTIVE.value,
+        "destination_tier": Tier.HOST.value,
+        "block_count_footprint": len(work.slots),
+    }
 
 
 def _standing(status: ClaimStatus) -> Fields:
@@ -156,23 +171,44 @@ def unrestorable_receipt(decision: Decision, claim_id: str) -> Receipt:
     )
 
 
-def receipt(decision: Decision) -> Receipt:
-    """The answer to a request, on the numbers that the decision rests on."""
+def failed(work: Work, reason: str) -> Receipt:
+    """The answer to a request that ended before it was served."""
+    return Receipt(outcome=Outcome.FAILED, reason=reason, request_id=work.request_id)
+
+
+def receipt(work: Work, *, block_size: int) -> Receipt:
+    """How a request stands, on the numbers that its last decision rests on."""
+    decision = work.decision
+    if decision is None:
+        return Receipt(outcome=Outcome.FAILED, reason="never_decided", request_id=work.request_id)
     pressure = decision.pressure
+    is_paused = decision.is_admitted and work.standing is Standing.DEFERRED
+    outcome = Outcome.DEFERRED if is_paused else decision.outcome
+    runs = decision.is_admitted and not is_paused
+    tokens = None
+    if runs:
+        tokens = ReceiptTokens(
+            reused_tokens=work.reused_blocks * block_size,
+            restored_tokens=work.restored_blocks * block_size,
+            recomputed_tokens=work.recomputed_tokens,
+        )
     return Receipt(
-        outcome=decision.outcome,
-        reason=decision.reason.value,
+        outcome=outcome,
+        reason="paused" if is_paused else decision.reason.value,
         request_id=decision.request_id,
         numbers=ReceiptNumbers(
             requested_blocks=pressure.required_blocks,
-            granted_blocks=decision.plan.live_blocks if decision.is_admitted else 0,
+            granted_blocks=decision.plan.live_blocks if runs else 0,
             protected_blocks=pressure.protected_blocks,
             active_live_blocks=pressure.active_blocks,
             usable_blocks=pressure.usable_blocks,
             shortfall_blocks=pressure.shortfall_blocks,
         ),
-        action=decision.action,
+        tokens=tokens,
+        is_exact=decision.actions[-1] is not Action.BOUND_ACTIVE_LIVE if runs else None,
+        action=Action.OFFLOAD_ACTIVE if is_paused else decision.action,
         blocking_claim_ids=decision.blocking_claim_ids,
-        next_step=_NEXT.get(decision.outcome, NextStep.NOTHING),
+        next_step=_NEXT.get(outcome, NextStep.NOTHING),
         retry_after_s=decision.retry_after_s,
+        failure=work.failure,
     )

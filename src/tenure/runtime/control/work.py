@@ -1,10 +1,8 @@
-"""What the reference runtime runs: requests by their blocks, with no tokens and no rows of their own."""
+"""A request as the control plane sees it: its blocks by name, how many it needs at once, and where it stands."""
 
 from __future__ import annotations
 
 import enum
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tenure.arbiter.decision import Decision, Route
@@ -13,33 +11,31 @@ from tenure.claims.blocks import BlockKey
 from tenure.claims.modes import AttentionMode
 from tenure.claims.receipts import Receipt
 from tenure.errors import UsageError
-from tenure.kv.identity import CacheIdentity
-from tenure.runtime.micro.cache import Content, Slot
+from tenure.runtime.control.store import Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MicroRequest:
-    """A request, by what it computes.
+class RequestTerms:
+    """What a request asks of the pool.
 
     Args:
         request_id: unlike any claim id, used once.
-        identity: whose cache it may see.
-        content: one number a block of its prompt; cached leading blocks of equal content are reused.
-        live_plan: how its blocks come to be; its total is at least the content, the rest is generated.
-        prefix_id: names the content in events.
-        wants_reuse: whether its content may stay for others when it ends.
+        keys: the names of the full blocks of its prompt, in order; cached leading ones are reused.
+        live_plan: how its blocks come to be; its total is at least the prompt, the rest is generated.
+        prefix_id: names the prompt in events.
+        wants_reuse: whether its prompt may stay for others when it ends.
         min_arena_blocks: the smallest arena it can run in with recall; None when it cannot be bounded.
         may_recompute: whether it may free chunks and compute them again.
         may_offload: whether its own rows may live in the slower tier.
         routes: other workers that would take it.
+        priority: of the requests that wait, the highest is tried first; equal ones in the order in which they came.
 
     Raises:
-        UsageError: empty content, or a plan that is smaller than the content.
+        UsageError: no id, or a plan that is smaller than the prompt.
     """
 
     request_id: str
-    identity: CacheIdentity
-    content: Content
+    keys: tuple[BlockKey, ...]
     live_plan: LivePlan
     prefix_id: str = ""
     wants_reuse: bool = True
@@ -47,14 +43,15 @@ class MicroRequest:
     may_recompute: bool = False
     may_offload: bool = False
     routes: tuple[Route, ...] = ()
+    priority: int = 0
 
     def __post_init__(self) -> None:
         if not self.request_id:
             raise UsageError("request_id must be a non-empty string")
-        if self.live_plan.total_blocks < len(self.content):
+        if self.live_plan.total_blocks < len(self.keys):
             raise UsageError(
                 f"{self.request_id}: the schedule computes {self.live_plan.total_blocks} blocks and the content has "
-                f"{len(self.content)}; the total must be at least the content"
+                f"{len(self.keys)}; the total must be at least the content"
             )
 
     @property
@@ -76,11 +73,9 @@ class Standing(enum.Enum):
 
 @dataclass(slots=True)
 class Work:
-    """A request on its way. Changed by the runtime alone."""
+    """A request on its way. Changed by the control plane alone, but for `output`, which is the data plane's."""
 
-    request: MicroRequest
-    keys: tuple[BlockKey, ...]
-    prefix_id: str
+    request: RequestTerms
     arrived_at_s: float
     standing: Standing = Standing.DEFERRED
     tries: int = 0
@@ -89,12 +84,29 @@ class Work:
     receipt: Receipt | None = None
     slots: list[Slot] = field(default_factory=list)
     reused_blocks: int = 0
+    copied_blocks: int = 0
     restored_blocks: int = 0
+    recomputed_tokens: int = 0
+    sealed_blocks: int = 0
+    pauses: int = 0
     peak_live_blocks: int = 0
+    failure: str | None = None
     output: str | None = None
 
+    @property
+    def request_id(self) -> str:
+        """Whose work it is."""
+        return self.request.request_id
 
-def digest(rows: Sequence[str], *, content: Content) -> str:
-    """What a request produces: it depends on the rows it really read, so a wrong row is a wrong answer."""
-    text = "\n".join((*rows, repr(content)))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    @property
+    def prefix_id(self) -> str:
+        """What its prompt is called in events."""
+        if self.request.prefix_id:
+            return self.request.prefix_id
+        keys = self.request.keys
+        return f"prefix:{keys[-1][1]}" if keys else f"prefix:{self.request_id}"
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it runs in fewer blocks than it asked for."""
+        return self.decision is not None and self.decision.is_admitted and not self.decision.plan.uses_reuse
