@@ -16,7 +16,8 @@
     │       └── TraceError     a trace that is truncated, reordered or not a trace
     ├── ResourceError          the machine ran out of something; nothing was changed
     │   ├── HostTierFullError  the host tier's byte budget is spent
-    │   └── DiskFullError      no room for a cache file or a journal
+    │   ├── DiskFullError      no room for a cache file or a journal
+    │   └── QueueFullError     as many requests wait as may wait
     ├── TransferError          a copy between device and host failed; the state is as it was before
     │   └── RowsLostError      rows in the host tier are gone, or not what was stored; they are never used
     └── InternalError          Tenure's own fault: an invariant does not hold. Please report it.
@@ -99,6 +100,10 @@ class HostTierFullError(ResourceError):
 
 class DiskFullError(ResourceError):
     """There is no room on the disk for a file that must be written."""
+
+
+class QueueFullError(ResourceError):
+    """As many requests wait as may wait. Ask again when some have been served."""
 
 
 class TransferError(TenureError, RuntimeError):

@@ -52,7 +52,7 @@ class Admission:
 
     def decide(self, work: Work) -> None:
         """Decide, and carry the decision out. When copying to the slower tier fails, decide again as if it were full."""
-        cached = self.residency.store.leading_run(work.request.keys) if work.request.keeps_everything else []
+        cached = self.residency.store.leading_run(work.keys) if work.request.keeps_everything else []
         decision = self._decide(work, cached)
         try:
             self._prepare(work, decision)
@@ -87,8 +87,7 @@ class Admission:
             self.residency.copy_out(plan.offload)
         try:
             if not plan.uses_reuse:
-                offloads = bool(plan.offload_active_blocks)
-                self._data.reserve(work, live_blocks=plan.live_blocks, offloads_own_rows=offloads)
+                self._data.reserve(work, decision)
             if plan.add_blocks:
                 self._data.add_blocks(plan.add_blocks)
         except BaseException:
@@ -156,7 +155,7 @@ class Admission:
     def _admit(self, work: Work, decision: Decision, cached: list[Slot]) -> None:
         """Serve in full: restorations are known to succeed or fail before anything is taken."""
         request_id = work.request_id
-        keys = work.request.keys if work.request.keeps_everything else ()
+        keys = work.keys if work.request.keeps_everything else ()
         wanted = self.residency.wanted_claims(keys, cached_blocks=len(cached))
         loaded, failed = self.residency.load(wanted)
         if self._refuses(failed):
@@ -193,8 +192,11 @@ class Admission:
         copies = tuple((source, target) for source, target in zip(cached, slots, strict=True) if source is not target)
         work.slots = [*slots, *new]
         rows = {key: saved for stored in loaded.values() for key, saved in stored.rows.items()}
-        behind = zip(work.request.keys[len(cached) :], work.slots[len(cached) :], strict=False)
+        behind = zip(work.keys[len(cached) :], work.slots[len(cached) :], strict=False)
         restored: dict[int, SavedRows] = {slot.block_id: rows[key] for key, slot in behind if key in rows}
+        work.present = frozenset(
+            position for position, slot in enumerate(work.slots) if position < len(cached) or slot.block_id in restored
+        )
         if not work.pauses:
             work.reused_blocks, work.copied_blocks = len(cached), len(copies)
             work.restored_blocks = len(restored)
@@ -208,7 +210,7 @@ class Admission:
         self._sink.emit(EventType.REQUEST_ADMITTED, reports.admitted(work, decision), request_id=request_id)
         for position, slot in enumerate(work.slots):
             if slot.block_id in placement.restored:
-                key = work.request.keys[position]
+                key = work.keys[position]
                 self.residency.publish(slot, key, position=position, prefix_id=work.prefix_id)
         self._data.begin(work)
         self._report_reuse(work, decision)
@@ -270,15 +272,11 @@ class Admission:
             self._restoration_failed(claim_id, failure, self._outcome_of(failure), work)
 
     def _restoration_failed(self, claim_id: str, failure: LoadFailure, outcome: RestorationOutcome, work: Work) -> None:
-        self.outbox.append(
-            self.residency.registry.restoration_failed(
-                claim_id,
-                failure=failure.why,
-                outcome=outcome,
-                request_id=work.request_id,
-                injected=failure.is_injected,
-            )
+        receipt = self.residency.registry.restoration_failed(
+            claim_id, failure=failure.why, outcome=outcome, request_id=work.request_id, injected=failure.is_injected
         )
+        if outcome is not RestorationOutcome.HARM:  # every harm has told its owner already
+            self.outbox.append(receipt)
 
     def _refuse_unrestorable(self, work: Work, decision: Decision, failed: Mapping[str, LoadFailure]) -> None:
         """Nothing was taken yet: the first claim whose rows may still come back says why the request is refused."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tenure.arbiter.decision import Decision
 from tenure.claims.blocks import BlockKey
 from tenure.runtime.control.store import Slot
 from tenure.runtime.control.work import Work
@@ -40,12 +41,8 @@ class DataPlane(Protocol):
         """Whether a block that one request uses can serve another in place; otherwise its rows are copied."""
         ...
 
-    def reserve(self, work: Work, *, live_blocks: int, offloads_own_rows: bool) -> None:
-        """Take the host memory that a request bounded to `live_blocks` will need, before anybody gives way for it."""
-        ...
-
-    def unreserve(self, work: Work) -> None:
-        """Give back what `reserve` took, if it took anything."""
+    def reserve(self, work: Work, decision: Decision) -> None:
+        """Take the host memory that a bounded request will need, before anybody gives way for it. `leave` returns it."""
         ...
 
     def place(self, work: Work, placement: Placement) -> None:

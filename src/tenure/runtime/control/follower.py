@@ -24,12 +24,21 @@ class LedgerFollower:
         sink: where the events go.
         ledger: what follows them.
         on_end: told of every claim that ends.
+        on_harm: told of every claim that is harmed: its id, why, and because of which request.
     """
 
-    def __init__(self, sink: EventSink, ledger: PoolLedger, *, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sink: EventSink,
+        ledger: PoolLedger,
+        *,
+        on_end: Callable[[str], None],
+        on_harm: Callable[[str, str, str | None], None],
+    ) -> None:
         self._sink = sink
         self._ledger = ledger
         self._on_end = on_end
+        self._on_harm = on_harm
         self.off_device: set[str] = set()
 
     def emit(
@@ -46,6 +55,8 @@ class LedgerFollower:
         number = self._sink.emit(event_type, said, claim_id=claim_id, prefix_id=prefix_id, request_id=request_id)
         if claim_id is not None and event_type.is_claim_event:
             self._follow(event_type, said, claim_id)
+            if event_type is EventType.CLAIM_HARMED:
+                self._on_harm(claim_id, str(said["harm_cause"]), request_id)
         return number
 
     def _follow(self, event_type: EventType, said: Mapping[str, FieldValue], claim_id: str) -> None:

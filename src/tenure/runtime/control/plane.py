@@ -6,8 +6,10 @@ their record, a `DataPlane` has the rows, and this module carries decisions out 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tenure.arbiter.rules import ActionPolicy, action_policy
-from tenure.claims.blocks import block_keys
+from tenure.claims.blocks import BlockKey, block_keys
 from tenure.claims.clock import Clock
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import Journal
@@ -154,7 +156,7 @@ class ControlPlane:
 
     def take_receipts(self) -> list[Receipt]:
         """Receipts that nobody was there to receive: claims that ended by themselves or gave way. Empties the box."""
-        receipts, self._admission.outbox = self._admission.outbox, []
+        receipts, self._admission.outbox = [*self._admission.outbox, *self._residency.take_receipts()], []
         return receipts
 
     # --- requests -----------------------------------------------------------------------------------------------
@@ -181,17 +183,20 @@ class ControlPlane:
         self._admission.decide(work)
         return self.receipt(request.request_id)
 
-    def seal(self, request_id: str, *, blocks: int) -> None:
-        """The first `blocks` blocks of a request's prompt are computed: others may find them, where that was admitted."""
+    def seal(self, request_id: str, *, blocks: int, generated: Sequence[BlockKey] = ()) -> None:
+        """The first `blocks` blocks of a request are computed: others may find them, where that was admitted.
+
+        `generated` names full blocks behind the prompt's and those named before, as they come to be.
+        """
         work = self.work(request_id)
+        work.keys += tuple(generated)
         if work.decision is None or not work.decision.admits_reuse:
             return
-        keys = work.request.keys
-        for position in range(work.sealed_blocks, min(blocks, len(keys))):
+        for position in range(work.sealed_blocks, min(blocks, len(work.keys))):
             slot = work.slots[position]
             if slot.key is None:
-                self._residency.publish(slot, keys[position], position=position, prefix_id=work.prefix_id)
-        work.sealed_blocks = max(work.sealed_blocks, min(blocks, len(keys)))
+                self._residency.publish(slot, work.keys[position], position=position, prefix_id=work.prefix_id)
+        work.sealed_blocks = max(work.sealed_blocks, min(blocks, len(work.keys)))
 
     def finish(self, request_id: str) -> Receipt:
         """End a request in flight: its blocks become reusable or free, then waiting requests are tried again.
@@ -237,12 +242,20 @@ class ControlPlane:
         self._sink.emit(EventType.ACTIVE_LIVE_OFFLOADED, reports.paused(work, work.decision), request_id=request_id)
         self._residency.let_go(work.slots)
         work.slots = []
+        work.sealed_blocks = 0
         work.pauses += 1
         work.standing = Standing.DEFERRED
         work.deferred_at_s = None
         work.tries = 0
         self._admission.defer(work, work.decision)
         return self.receipt(request_id)
+
+    def expire_due(self) -> None:
+        """End claims whose time is over; when there were any, try waiting requests again. Constant when there is none."""
+        ended = self.registry.tick()
+        if ended:
+            self._admission.outbox += ended
+            self._retry_waiting()
 
     def retry(self) -> None:
         """Try waiting requests again, as after every change that could help them."""

@@ -13,9 +13,9 @@ from tenure.claims.clock import Clock
 from tenure.claims.event_types import EventType
 from tenure.claims.journal import Journal
 from tenure.claims.lifecycle import DEVICE_STATES
-from tenure.claims.modes import Action, HarmCause, ProtectionMode, VictimReason
+from tenure.claims.modes import Action, ClaimState, HarmCause, Outcome, ProtectionMode, VictimReason
 from tenure.claims.objects import CapacitySnapshot, ClaimStatus, ResidentClaim
-from tenure.claims.receipts import Receipt
+from tenure.claims.receipts import NextStep, Receipt
 from tenure.claims.registry import ClaimRegistry
 from tenure.claims.telemetry import EventSink
 from tenure.errors import RowsLostError, TransferError, UsageError
@@ -87,7 +87,7 @@ class Residency:
             usable_blocks=usable_blocks, host_free_blocks=tier.free_blocks, addable_blocks=addable_blocks
         )
         tier.watch(self._follow_tier)
-        self.sink = LedgerFollower(sink, self.ledger, on_end=self._claim_ended)
+        self.sink = LedgerFollower(sink, self.ledger, on_end=self._claim_ended, on_harm=self._claim_harmed)
         self.registry = ClaimRegistry(
             sink=self.sink,
             clock=clock,
@@ -143,6 +143,19 @@ class Residency:
 
     def _claim_ended(self, claim_id: str) -> None:
         self.tier.drop(claim_id)
+
+    def _claim_harmed(self, claim_id: str, cause: str, request_id: str | None) -> None:
+        """The owner of a claim that was broken hears of it, whatever broke it."""
+        self._outbox.append(
+            Receipt(
+                outcome=Outcome.HARMED,
+                reason=cause,
+                claim_id=claim_id,
+                state=ClaimState.HARMED,
+                caused_by_request_id=request_id,
+                next_step=NextStep.RECOMPUTE_ON_REUSE,
+            )
+        )
 
     def _follow_tier(self, keys: Iterable[BlockKey]) -> None:
         """The ledger knows how much room the tier has, and which blocks would need none of it."""

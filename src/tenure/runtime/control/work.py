@@ -73,10 +73,15 @@ class Standing(enum.Enum):
 
 @dataclass(slots=True)
 class Work:
-    """A request on its way. Changed by the control plane alone, but for `output`, which is the data plane's."""
+    """A request on its way. Changed by the control plane alone, but for `output`, which is the data plane's.
+
+    `keys` names its full blocks so far: those of the prompt, then those that it generated. `present` are the positions of
+    blocks whose rows were in place when it was admitted last.
+    """
 
     request: RequestTerms
     arrived_at_s: float
+    keys: tuple[BlockKey, ...] = field(init=False)
     standing: Standing = Standing.DEFERRED
     tries: int = 0
     deferred_at_s: float | None = None
@@ -87,11 +92,15 @@ class Work:
     copied_blocks: int = 0
     restored_blocks: int = 0
     recomputed_tokens: int = 0
+    present: frozenset[int] = frozenset()
     sealed_blocks: int = 0
     pauses: int = 0
     peak_live_blocks: int = 0
     failure: str | None = None
     output: str | None = None
+
+    def __post_init__(self) -> None:
+        self.keys = self.request.keys
 
     @property
     def request_id(self) -> str:

@@ -26,6 +26,9 @@ from tenure.errors import PolicyError, UsageError
 TAP_ATTRIBUTE = "tenure_tap"
 """Set on the key tensor that a pooled layer returns; holds a callable `(query, scaling) -> None`."""
 
+ATTEND_ATTRIBUTE = "tenure_attend"
+"""Set on the key tensor of a cache that computes the attention itself; holds an `Attend`."""
+
 SDPA = "tenure_sdpa"
 EAGER = "tenure_eager"
 GROUPED = "tenure_grouped"
@@ -33,6 +36,9 @@ GROUPED = "tenure_grouped"
 _TAPPED = {"sdpa": SDPA, "eager": EAGER, SDPA: SDPA, EAGER: EAGER, GROUPED: GROUPED}
 
 QueryTap = Callable[[torch.Tensor, float], None]
+
+Attend = Callable[[torch.Tensor, float], torch.Tensor]
+"""`(query [B, H*G, T, D], scaling) -> [B, T, H*G, D]`: attention over rows that only the cache can find."""
 
 
 def watch_queries(config: Any, *, required: bool = True) -> None:
@@ -55,6 +61,22 @@ def watch_queries(config: Any, *, required: bool = True) -> None:
         )
     for part in wanted:
         part._attn_implementation = _TAPPED[part._attn_implementation]  # noqa: SLF001
+
+
+def require_own_attention(config: Any) -> None:
+    """Raise `PolicyError` unless the model of this configuration runs the attention functions of this module."""
+    name = config.get_text_config(decoder=True)._attn_implementation  # noqa: SLF001 - it has no public name
+    if name in _TAPPED.values():
+        return
+    advice = (
+        "call watch_queries(model.config) first"
+        if name in _TAPPED
+        else "load the model with attn_implementation='sdpa' (or 'eager'), or run sequences one at a time with forward_one"
+    )
+    raise PolicyError(
+        f"attention implementation {name!r} reads one dense run of rows; sequences that share a forward, or whose rows "
+        f"are streamed, need Tenure's: {advice}"
+    )
 
 
 class ResidentOffset(int):
@@ -82,6 +104,20 @@ def _tap(key: torch.Tensor, query: torch.Tensor, scaling: float | None) -> None:
         tap(query, query.shape[-1] ** -0.5 if scaling is None else scaling)
 
 
+_NOT_ATTENDED = ("softcap", "position_bias", "s_aux")
+"""What a model may ask of its attention function and an `Attend` does not compute."""
+
+
+def _attended(attend: Attend, query: torch.Tensor, scaling: float | None, options: dict[str, Any]) -> torch.Tensor:
+    asked = [name for name in _NOT_ATTENDED if options.get(name) is not None]
+    if asked:
+        raise PolicyError(
+            f"this model's attention asks for {', '.join(asked)}, which sequences that share a forward, or whose rows "
+            "are streamed, do not get; run it one sequence at a time with forward_one"
+        )
+    return attend(query, query.shape[-1] ** -0.5 if scaling is None else scaling)
+
+
 def _tapped_sdpa(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -91,6 +127,9 @@ def _tapped_sdpa(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    attend: Attend | None = getattr(key, ATTEND_ATTRIBUTE, None)
+    if attend is not None:
+        return _attended(attend, query, scaling, kwargs), None
     _tap(key, query, scaling)
     output: tuple[torch.Tensor, None] = sdpa_attention_forward(
         module, query, key, value, attention_mask, scaling=scaling, **kwargs
@@ -107,6 +146,9 @@ def _tapped_eager(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, Any]:
+    attend: Attend | None = getattr(key, ATTEND_ATTRIBUTE, None)
+    if attend is not None:
+        return _attended(attend, query, scaling, kwargs), None
     _tap(key, query, scaling)
     # Eager attention is not in the registry: each model file has its own, under this name.
     stock = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
@@ -133,6 +175,9 @@ def grouped_attention(
     Equal to the stock function up to the order of summation, so not bit-identical; other query counts take the stock
     path. Register name: `tenure_grouped`. `query` is `[B, H*G, T, D]`, `key` and `value` `[B, H, S, D]`.
     """
+    attend: Attend | None = getattr(key, ATTEND_ATTRIBUTE, None)
+    if attend is not None:
+        return _attended(attend, query, scaling, kwargs), None
     rings = kwargs.pop("query_rings", ())
     ring_slot = kwargs.pop("query_ring_slot", None)
     if rings:

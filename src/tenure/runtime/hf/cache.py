@@ -72,6 +72,8 @@ class PooledCache(Cache):  # type: ignore[misc]
     (64 from 1,024 rows on); rows that had to be rounded are announced (`PoolSizeWarning`). `policy` names a scorer or is a
     `Policy`. `host_bytes` bounds the host tier. `device` and `dtype` are what "auto" and the check against free memory go
     by (default: CPU, and the dtype of `config`). Layers that are not full attention keep the framework's own ring or state.
+    With a `pager`, which is empty and whose arena somebody else lends, it takes no memory of its own, and the options about
+    pool, blocks, host and device are the pager's.
 
     Raises `GeometryError` for a model that cannot be pooled, `PoolSizeError` for a bad pool, `PolicyError` for an
     unknown policy, or in the first forward for an architecture that does not show its queries. The device memory is taken
@@ -95,8 +97,13 @@ class PooledCache(Cache):  # type: ignore[misc]
         listener: Listener | None = None,
         transfer: Transfer | None = None,
         poison_dead_rows: bool = False,
+        pager: Pager | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        if pager is not None:
+            pool, block_size = pager.arena.capacity_rows, pager.block_size
+            sink_blocks, tail_blocks = pager.sink_blocks, pager.tail_blocks
+            device, dtype = pager.arena.device, pager.arena.dtype
         decoder = config.get_text_config(decoder=True)
         if dtype is None:
             dtype = getattr(decoder, "dtype", None) or torch.float32
@@ -112,7 +119,7 @@ class PooledCache(Cache):  # type: ignore[misc]
             block_size=block_size,
             row_bytes=layout.bytes_per_row(dtype),
             context_rows=trained_rows(decoder) if context_rows is None else context_rows,
-            free_bytes=free_device_bytes(device or "cpu"),
+            free_bytes=free_device_bytes(device or "cpu") if pager is None else None,
             sink_blocks=sink_blocks,
             tail_blocks=tail_blocks,
         )
@@ -133,7 +140,7 @@ class PooledCache(Cache):  # type: ignore[misc]
         self._config = config
         self._clock = clock
         self._pool: Pool | None = None
-        self._pager: Pager | None = None
+        self._pager: Pager | None = pager
         self.queries = QueryWindow(layers=len(layout.layer_indices), rows=self.reselector.scorer.query_rows)
         self._planned: tuple[int, int, Plan] | None = None
         self._forward = _Forward()
@@ -449,6 +456,8 @@ class PooledCache(Cache):  # type: ignore[misc]
         """Raise `InternalError` unless every residency invariant holds."""
         if self._pool is not None:
             self._pool.check_invariants()
+        elif self._pager is not None:
+            self._pager.check_invariants()
 
 
 @dataclass(slots=True)

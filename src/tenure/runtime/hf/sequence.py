@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,28 +79,36 @@ class TokenSequence:
         """
         self.require_agreement()
         self._require_readable(ids)
+        done = 0
+        with contextlib.closing(self.read_steps(ids)) as steps:
+            while done < len(ids) and not should_stop():
+                done = next(steps)
+                if progress is not None:
+                    progress(done, len(ids))
+        return done
+
+    def read_steps(self, ids: Sequence[int]) -> Generator[int, None, None]:
+        """`read` in parts: after each forward, yields how many of `ids` have been read. Let go of it at any time.
+
+        Between two parts, nothing else may change the sequence. Raises as `read` does, with the first part.
+        """
+        self.require_agreement()
+        self._require_readable(ids)
         chooses = len(ids) > 1 and self.cache.policy.scorer != "recency"
         again = max(0, len(ids) - 1 - REREAD_ROWS) if chooses else len(ids) - 1
         natives = native_states(self.cache)
         # Blocks are chosen by what this turn asks for once it has been read, not in its middle by the one before.
         with self.cache.reselector.paused() if chooses else contextlib.nullcontext():
             for first, stop in self._batches(again, len(ids) - 1):
-                if should_stop():
-                    return first
                 if first == again:
                     natives = native_states(self.cache)
                 self.forward(ids[first:stop])
-                if progress is not None:
-                    progress(stop, len(ids))
-            if should_stop():
-                return len(ids) - 1
+                yield stop
             if chooses and self.cache.can_score:
                 end = ids[again:-1]
                 reselect_and_reread(self.cache, end, natives, read=self._read_again, take_back=self._take_back)
         self.forward(ids[-1:])
-        if progress is not None:
-            progress(len(ids), len(ids))
-        return len(ids)
+        yield len(ids)
 
     def forward(self, ids: Sequence[int]) -> torch.Tensor:
         """Run the model over `ids`, know them, and return the logits behind the last. All or nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tenure.arbiter.decision import Route
+from tenure.arbiter.decision import Decision, Route
 from tenure.arbiter.pressure import LivePlan
 from tenure.claims.blocks import BlockKey
 from tenure.claims.modes import Outcome
@@ -73,17 +73,12 @@ class DigestRows:
         self.contents: dict[str, Content] = {}
         self.rows: dict[int, str] = {}
 
-    def reserve(self, work: Work, *, live_blocks: int, offloads_own_rows: bool) -> None:
+    def reserve(self, work: Work, decision: Decision) -> None:
         """Keep the blocks of a request that do not fit its arena in the slower tier, as far as there are any."""
-        plane = self._plane
-        if offloads_own_rows:
-            spilled = list(work.request.keys)[: work.request.live_plan.max_live_blocks - live_blocks]
+        spilled = list(work.request.keys)[: decision.plan.offload_active_blocks]
+        if spilled:
             rows = {key: compute_rows(key) for key in spilled}
-            plane.tier.store(_own_rows(work.request_id), offload_generation=0, rows=rows)
-
-    def unreserve(self, work: Work) -> None:
-        """Forget what it kept in the slower tier."""
-        self._plane.tier.drop(_own_rows(work.request_id))
+            self._plane.tier.store(_own_rows(work.request_id), offload_generation=0, rows=rows)
 
     def place(self, work: Work, placement: Placement) -> None:
         """Write what came back from the slower tier."""
@@ -105,7 +100,7 @@ class DigestRows:
 
     def leave(self, work: Work) -> None:
         """Forget what it kept in the slower tier."""
-        self.unreserve(work)
+        self._plane.tier.drop(_own_rows(work.request_id))
 
     def vacate(self, block_ids: Sequence[int]) -> None:
         """Forget these rows."""

@@ -1,0 +1,598 @@
+"""`Engine`: many sessions and parked prefixes of one model on one pool, under the contract of resident claims."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from tenure.arbiter.decision import Route
+from tenure.arbiter.pressure import LivePlan, even_chunks
+from tenure.arbiter.rules import ActionPolicy
+from tenure.claims.blocks import BlockKey, hashed_block_key
+from tenure.claims.clock import Clock
+from tenure.claims.journal import Journal
+from tenure.claims.modes import ProtectionMode, RestorationOutcome, parse_mode
+from tenure.claims.objects import ClaimStatus, ResidentClaim
+from tenure.claims.predicate import leading_prefix_at_least
+from tenure.claims.receipts import Receipt
+from tenure.claims.telemetry import EventSink, FaultPolicy, MemoryTelemetry
+from tenure.errors import ClaimError, PolicyError, QueueFullError, UsageError
+from tenure.kv.geometry import geometry_from_config
+from tenure.kv.identity import BlockHasher, CacheIdentity
+from tenure.policy import Policy, as_policy
+from tenure.pool import LEAST_CHOSEN_BLOCKS
+from tenure.pool.frames import BlockFrames
+from tenure.pool.layout import layout_for
+from tenure.runtime.control import ControlPlane, RequestTerms, Standing, Work
+from tenure.runtime.hf.attention import watch_queries
+from tenure.runtime.hf.engine.computing import Adapter, Answer, Computer
+from tenure.runtime.hf.engine.faults import TransferFaults
+from tenure.runtime.hf.engine.handles import Claim, Request, RequestState
+from tenure.runtime.hf.engine.rows import DeviceRows
+from tenure.runtime.hf.identity import Identity, computed_identity
+from tenure.runtime.hf.runs import require_ids, require_poolable_runs
+from tenure.runtime.hf.sampling import GREEDY, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CHUNK_ROWS = 256
+"""Rows of a prompt read in one step: what everybody else's next token waits for at most."""
+RETRY_S = 0.5
+"""How often requests that wait are looked at again when nothing else happens: deferrals end within this of their bound."""
+IDLE_S = 0.02
+"""How long `work` sleeps when there is nothing to compute and somebody waits."""
+REMEMBERED = 4096
+"""Requests that are over, and claims whose receipts are kept, at most."""
+DEFAULT_TENANT = "default"
+
+Router = Callable[[RequestTerms], Sequence[Route]]
+
+
+class Engine:
+    """Runs requests of one model on `usable_blocks` blocks of device memory, and keeps the promises that it accepts.
+
+    Guarantees: rows on the device never exceed `usable_blocks` blocks; a request that was admitted never runs out of
+    room; what an accepted claim covers is not lost without an event that says so first; a request that reuses rows gives
+    the tokens of a cold run (greedy, up to rounding; `receipt.is_exact` is False where it runs in a smaller arena with
+    recall); rows never cross a salt or an adapter; a call that raises has changed nothing. Use from one thread.
+
+    Args:
+        model: full attention in every layer, in evaluation mode.
+        tokenizer: for prompts in text; None for ids only.
+        usable_blocks, block_size: the pool. The device memory is taken here.
+        host_blocks: blocks of host memory for offloaded claims, paused and bounded requests; 0 for none.
+        policy: what is tried when it does not fit; `tenure.arbiter.action_policy`.
+        sink: where events go (`JsonLinesTelemetry` for service); None keeps them in memory, in `sink.events`.
+        journal, clock_id: where claims are kept over a restart, and what tells `clock` from the one before.
+        clock: seconds that never go back.
+        sleep: how to wait when only waiting is left.
+        chunk_rows: rows of a prompt read in one step.
+        max_waiting: requests that may wait at once; one more is a `QueueFullError`.
+        addable_blocks: by how much `add_capacity` may grow the pool.
+        router: hook: other workers that would take a request. `on_route` is then told of one that went there.
+        claim_budget_blocks: most blocks that claims may protect together.
+        restore_failure: what follows when offloaded rows cannot be brought back now. Rows that are lost end their claim.
+        recall: how a bounded request chooses what it sees; `least_arena_blocks` is the smallest arena it is given.
+        identity: names model and tokenizer in cache identities (`tenure.models.load(...).identity`); None computes it.
+        adapters: by id, what makes one active for the forwards inside it.
+        faults: transfers that shall fail. poison_released_rows: fill rows that nobody may read with NaN. For tests.
+
+    Raises:
+        GeometryError: a layer that is not full attention.
+        PoolSizeError: a pool that the device cannot give.
+        PolicyError: a policy that needs host memory, with none given.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        usable_blocks: int,
+        block_size: int = 64,
+        host_blocks: int = 0,
+        policy: ActionPolicy | None = None,
+        sink: EventSink | None = None,
+        journal: Journal | None = None,
+        clock_id: str | None = None,
+        clock: Clock = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        chunk_rows: int = CHUNK_ROWS,
+        max_waiting: int = 256,
+        addable_blocks: int = 0,
+        router: Router | None = None,
+        on_route: Callable[[Request, Route], None] | None = None,
+        claim_budget_blocks: int | None = None,
+        restore_failure: RestorationOutcome = RestorationOutcome.REFUSAL,
+        recall: Policy | str | None = None,
+        least_arena_blocks: int = LEAST_CHOSEN_BLOCKS,
+        identity: Identity | None = None,
+        adapters: Mapping[str, Adapter] | None = None,
+        faults: TransferFaults | None = None,
+        poison_released_rows: bool = False,
+    ) -> None:
+        require_poolable_runs(model.config)
+        _require_host(policy, host_blocks)
+        if chunk_rows < 1 or max_waiting < 0:
+            raise UsageError(f"chunk_rows={chunk_rows} must be 1 or more, max_waiting={max_waiting} 0 or more")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.block_size = block_size
+        self._can_recall = _shows_queries(model)
+        layout = layout_for(geometry_from_config(model.config, dtype=_name(model.dtype)), block_size=block_size)
+        frames = BlockFrames(
+            layout,
+            usable_blocks=usable_blocks,
+            dtype=model.dtype,
+            device=model.device,
+            poison_released=poison_released_rows,
+        )
+        self.rows = DeviceRows(frames, host_blocks=host_blocks, faults=faults)
+        self.rows.on_begin, self.rows.on_leave = self._begin, self._leave
+        self.clock, self._sleep = clock, sleep
+        self.sink: EventSink = sink if sink is not None else _memory(clock, usable_blocks)
+        self.plane = ControlPlane(
+            usable_blocks=usable_blocks,
+            data=self.rows,
+            clock=clock,
+            sink=self.sink,
+            name="tenure-hf",
+            policy=policy,
+            block_size=block_size,
+            tier=self.rows.tier,
+            addable_blocks=addable_blocks,
+            journal=journal,
+            clock_id=clock_id,
+            claim_budget_blocks=claim_budget_blocks,
+            restore_failure=restore_failure,
+        )
+        self.adapters: Mapping[str, Adapter] = {} if adapters is None else dict(adapters)
+        self.computer = Computer(
+            model,
+            self.rows,
+            chunk_rows=chunk_rows,
+            recall=Policy(scoring_share=None) if recall is None else as_policy(recall),
+            adapters=self.adapters,
+            on_sealed=lambda name, blocks, keys: self.plane.seal(name, blocks=blocks, generated=keys),
+            on_done=self._done,
+            on_failed=self._failed,
+        )
+        self._identity = computed_identity(model, tokenizer) if identity is None else identity
+        self._chunk_rows, self._max_waiting = chunk_rows, max_waiting
+        self._least_arena_blocks = least_arena_blocks
+        self._router, self._on_route = router, on_route
+        self._requests: dict[str, Request] = {}
+        self._answers: dict[str, Answer] = {}
+        self._over: OrderedDict[str, Request] = OrderedDict()
+        self._claim_receipts: OrderedDict[str, list[Receipt]] = OrderedDict()
+        self._serial = 0
+        self._retry_at_s = clock()
+        self.control_s = 0.0
+
+    # --- claims -------------------------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        prefix: str | Iterable[int] | Request,
+        *,
+        owner_scope: str = DEFAULT_TENANT,
+        mode: ProtectionMode | str = ProtectionMode.HARD_PROTECTED,
+        footprint_blocks: int | None = None,
+        required_blocks: int | None = None,
+        duration_s: float | None = None,
+        claim_id: str | None = None,
+        object_id: str | None = None,
+        revision: int = 1,
+        salt: str = DEFAULT_TENANT,
+        adapter_id: str | None = None,
+        fallback_mode: ProtectionMode | str | None = None,
+    ) -> Claim:
+        """Ask for the promise that a prefix's rows will be there. `claim.receipt` says what was accepted, or why not.
+
+        `prefix` is text, ids, or a request that is over (its prompt and its answer). Its full blocks are covered, or the
+        first `footprint_blocks` of them; the promise is broken when of these the first `required_blocks` (default: all)
+        are no longer there. The rows need not have been computed yet: see `park`. `revision` above 1 renews a claim.
+
+        Raises `ClaimError`: for a claim longer than the prefix or a prefix below one block, a mode that this runtime does
+        not offer (`routed_reuse`; `offloadable` without `host_blocks`), an id in use; `UsageError`: for a request that is
+        still under way, or an unknown adapter. Nothing has changed then.
+        """
+        parsed = parse_mode(mode)
+        self._require_offered(parsed)
+        identity = self._cache_identity(salt, adapter_id)
+        keys = self._keys(BlockHasher(identity), self._prefix_ids(prefix))
+        blocks = len(keys) if footprint_blocks is None else footprint_blocks
+        if not keys or blocks > len(keys):
+            message = (
+                f"asks for {blocks} blocks of a prefix that has {len(keys)} full blocks of {self.block_size} tokens"
+            )
+            raise ClaimError(f"{message}; ask for 1 to {len(keys)}" if keys else message, field="footprint_blocks")
+        claim = ResidentClaim(
+            claim_id=self._name("claim") if claim_id is None else claim_id,
+            owner_scope=owner_scope,
+            cache_identity=identity,
+            object_id=f"prefix:{keys[blocks - 1][1]}"[:23] if object_id is None else object_id,
+            materialization_predicate=leading_prefix_at_least(blocks if required_blocks is None else required_blocks),
+            footprint_blocks=blocks,
+            protection_mode=parsed,
+            duration_s=duration_s,
+            revision=revision,
+            fallback_mode=None if fallback_mode is None else parse_mode(fallback_mode),
+            block_hashes=tuple(str(key[1]) for key in keys[:blocks]),
+        )
+        self._note(self.plane.submit_claim(claim, object_blocks=len(keys)))
+        self._settle()
+        return Claim(claim=claim, engine=self)
+
+    def park(self, prefix: str | Iterable[int], **options: object) -> tuple[Claim, Request]:
+        """`claim` a prefix and compute it: the claim, and the request that reads it and answers nothing.
+
+        The request runs like any other (`result()` waits for it); a claim that was rejected is read all the same, and
+        its rows stay as long as nobody needs the room. Options and errors as `claim`.
+        """
+        ids = self._prefix_ids(prefix)
+        claim = self.claim(ids, **options)  # type: ignore[arg-type]  # the same options
+        identity = claim.claim.cache_identity
+        request = self.submit(
+            ids,
+            max_new_tokens=0,
+            owner_scope=claim.claim.owner_scope,
+            salt=identity.salt_namespace,
+            adapter_id=identity.adapter_id,
+        )
+        return claim, request
+
+    def release(self, claim_id: str, *, owner_scope: str) -> Receipt:
+        """End a claim at its owner's request. Raises `ClaimError` when this owner has no live claim of that id."""
+        receipt = self.plane.cancel_claim(claim_id, owner_scope=owner_scope)
+        self._note(receipt)
+        self._settle()
+        return receipt
+
+    def claim_status(self, claim_id: str) -> ClaimStatus:
+        """How a claim stands. Raises `ClaimError` for an unknown one."""
+        return self.plane.registry.status(claim_id)
+
+    def claim_receipts(self, claim_id: str) -> tuple[Receipt, ...]:
+        """Every answer about a claim, oldest first. Raises `UsageError` for an unknown one."""
+        self._collect()
+        if claim_id not in self._claim_receipts:
+            raise UsageError(f"no claim {claim_id!r} was submitted to this engine; receipts are kept for {REMEMBERED}")
+        return tuple(self._claim_receipts[claim_id])
+
+    # --- requests -----------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: str | Iterable[int],
+        *,
+        max_new_tokens: int = 64,
+        request_id: str | None = None,
+        owner_scope: str = DEFAULT_TENANT,
+        salt: str = DEFAULT_TENANT,
+        adapter_id: str | None = None,
+        priority: int = 0,
+        sampling: Sampling = GREEDY,
+        seed: int = 0,
+        stop_ids: Iterable[int] | None = None,
+        keep_for_reuse: bool = True,
+        may_be_bounded: bool = True,
+        on_token: Callable[[int], None] | None = None,
+    ) -> Request:
+        """Send a prompt. It is admitted, bounded, deferred, refused or routed at once; tokens come as the engine works.
+
+        Room is asked for `len(prompt) + max_new_tokens` rows; 0 new tokens only reads the prompt. `keep_for_reuse=False`
+        keeps its rows out of the prefix cache, `may_be_bounded=False` has it served exactly and on the device or not at
+        all. A request that can never fit is refused, and its `receipt` and `result()` say so.
+
+        Raises `UsageError` for an empty prompt, an id outside the vocabulary, an unknown adapter, a negative number or a
+        used `request_id`; `QueueFullError` when `max_waiting` requests wait. Nothing has changed then.
+        """
+        ids = self._prompt_ids(prompt)
+        if max_new_tokens < 0:
+            raise UsageError(f"max_new_tokens is {max_new_tokens}; expected 0 (only read the prompt) or more")
+        if len(self.plane.waiting) >= self._max_waiting:
+            raise QueueFullError(
+                f"{self._max_waiting} requests wait already (max_waiting); send this one again when some have been served"
+            )
+        identity = self._cache_identity(salt, adapter_id)
+        hasher = BlockHasher(identity)
+        keys = self._keys(hasher, ids)
+        blocks = -(-(len(ids) + max_new_tokens) // self.block_size)
+        terms = RequestTerms(
+            request_id=self._name("request") if request_id is None else request_id,
+            keys=keys,
+            live_plan=LivePlan(
+                chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=max(1, self._chunk_rows // self.block_size))
+            ),
+            wants_reuse=keep_for_reuse,
+            min_arena_blocks=self._least_arena_blocks if may_be_bounded and self._can_recall else None,
+            may_recompute=may_be_bounded,
+            may_offload=may_be_bounded,
+            priority=priority,
+        )
+        if self._router is not None:
+            terms = _routed(terms, tuple(self._router(terms)))
+        if terms.request_id in self._requests or terms.request_id in self._over:
+            raise UsageError(f"request_id {terms.request_id!r} was used before; give every request its own")
+        request = Request(
+            request_id=terms.request_id,
+            prompt_ids=tuple(ids),
+            max_new_tokens=max_new_tokens,
+            owner_scope=owner_scope,
+            engine=self,
+            submitted_s=self.clock(),
+        )
+        self._answers[terms.request_id] = Answer(
+            request_id=terms.request_id,
+            ids=list(ids),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            generator=torch.Generator().manual_seed(seed),
+            stop_ids=self._default_stop_ids() if stop_ids is None else frozenset(stop_ids),
+            hasher=hasher,
+            identity=identity,
+            priority=priority,
+            served_at=0,
+            on_token=lambda token: self._told(request, token, on_token),
+        )
+        self._requests[terms.request_id] = request
+        try:
+            self.plane.submit(terms)
+        except BaseException:
+            del self._requests[terms.request_id], self._answers[terms.request_id]
+            raise
+        self._settle()
+        return request
+
+    def receipt(self, request_id: str) -> Receipt:
+        """How a request stands. Raises `UsageError` for an unknown one."""
+        known = self._over.get(request_id)
+        if known is not None and known.final_receipt is not None:
+            return known.final_receipt
+        return self.plane.receipt(request_id)
+
+    def cancel(self, request_id: str) -> Receipt:
+        """End a request now, whatever it is doing; everything it holds is given back.
+
+        Raises `UsageError` for an unknown one and for one that is over: there is nothing left to cancel.
+        """
+        request = self._requests.get(request_id)
+        if request is None:
+            over = self._over.get(request_id)
+            how = "was never submitted to this engine" if over is None else f"is over: it was {over.state}"
+            raise UsageError(f"request {request_id!r} {how}; only a request that waits or runs can be cancelled")
+        self.plane.fail(request_id, reason="cancelled")
+        self._end(request, RequestState.CANCELLED)
+        self._settle()
+        return request.receipt
+
+    def pause(self, request_id: str) -> Receipt:
+        """Page a running request out to the host and let go of its blocks; it goes on when there is room again.
+
+        Its rows come back byte for byte; where they cannot, it reads its tokens again. Raises `UsageError` for one that
+        does not run in a dense run of its own, `HostTierFullError` or `TransferError` with nothing changed.
+        """
+        work = self.plane.work(request_id)
+        answer = self.computer.answers.get(request_id)
+        if work.standing is not Standing.RUNNING or work.is_bounded or answer is None:
+            raise UsageError(
+                f"request {request_id!r} is {work.standing.value}; only one that runs in full can be paused"
+            )
+        self.rows.page_out_request(work, rows=self.computer.runner_of(answer).rows)
+        self._answers[request_id] = self.computer.suspend(request_id)
+        self._requests[request_id].state = RequestState.WAITING
+        self.plane.pause(request_id)
+        self._settle()
+        return self.receipt(request_id)
+
+    # --- work ---------------------------------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """One part of one prompt and one token of everybody who decodes. False when there was nothing to compute."""
+        started = time.perf_counter()
+        self._due()
+        self.control_s += time.perf_counter() - started
+        return self.computer.step()
+
+    def work(self) -> None:
+        """`step`, or a short sleep when all that is left is to wait."""
+        if not self.step():
+            self._sleep(IDLE_S)
+
+    def run(self) -> None:
+        """Work until every request is over."""
+        while self._requests:
+            self.work()
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """Requests that wait or run, in the order in which they came."""
+        return tuple(self._requests.values())
+
+    def shutdown(self, reason: str = "operator") -> None:
+        """End every request as failed and every claim with an event. Nothing is taken on afterwards."""
+        self.plane.shutdown(reason)
+        self._settle()
+        self._collect()
+
+    def check_invariants(self) -> None:
+        """Raise `InternalError` unless frames, host memory and bookkeeping agree. O(blocks)."""
+        self.rows.check_invariants()
+
+    # --- what the control plane and the computer say ------------------------------------------------------------
+
+    def _begin(self, work: Work) -> None:
+        request = self._requests[work.request_id]
+        request.state = RequestState.RUNNING
+        request.admitted_s = self.clock() if request.admitted_s is None else request.admitted_s
+        self.computer.begin(work, self._answers[work.request_id])
+
+    def _leave(self, work: Work) -> None:
+        self.computer.leave(work)
+
+    def _told(self, request: Request, token: int, listener: Callable[[int], None] | None) -> None:
+        request.token_ids.append(token)
+        if request.first_token_s is None:
+            request.first_token_s = self.clock()
+        if listener is not None:
+            listener(token)
+
+    def _done(self, request_id: str) -> None:
+        self.plane.finish(request_id)
+        self._end(self._requests[request_id], RequestState.DONE)
+        self._settle()
+
+    def _failed(self, request_id: str, error: Exception) -> None:
+        self.plane.fail(request_id, reason=f"{type(error).__name__}: {error}"[:500])
+        self._end(self._requests[request_id], RequestState.FAILED)
+        self._settle()
+
+    def _due(self) -> None:
+        """What time brings: claims end, requests that waited long enough are answered."""
+        now_s = self.clock()
+        self.plane.expire_due()
+        if now_s >= self._retry_at_s:
+            self._retry_at_s = now_s + RETRY_S
+            if self.plane.waiting:
+                self.plane.retry()
+                self._settle()
+
+    def _settle(self) -> None:
+        """Tell callers what became of requests that did not run when they were looked at last."""
+        self._collect()
+        for request in [request for request in self._requests.values() if request.state is RequestState.WAITING]:
+            work = self.plane.work(request.request_id)
+            if work.standing is Standing.REFUSED:
+                self._end(request, RequestState.REFUSED)
+            elif work.standing is Standing.FAILED:
+                self._end(request, RequestState.FAILED)
+            elif work.standing is Standing.ROUTED:
+                self._end(request, RequestState.ROUTED)
+                if self._on_route is not None and work.decision is not None and work.decision.plan.route is not None:
+                    self._on_route(request, work.decision.plan.route)
+
+    def _end(self, request: Request, state: RequestState) -> None:
+        request.state, request.ended_s = state, self.clock()
+        request.final_receipt = self.plane.receipt(request.request_id)
+        del self._requests[request.request_id], self._answers[request.request_id]
+        self.plane.forget(request.request_id)
+        self._over[request.request_id] = request
+        if len(self._over) > REMEMBERED:
+            self._over.popitem(last=False)
+
+    def _collect(self) -> None:
+        for receipt in self.plane.take_receipts():
+            self._note(receipt)
+
+    def _note(self, receipt: Receipt) -> None:
+        if receipt.claim_id is None:
+            return
+        self._claim_receipts.setdefault(receipt.claim_id, []).append(receipt)
+        self._claim_receipts.move_to_end(receipt.claim_id)
+        if len(self._claim_receipts) > REMEMBERED:
+            self._claim_receipts.popitem(last=False)
+
+    # --- names and ids ------------------------------------------------------------------------------------------
+
+    def _name(self, kind: str) -> str:
+        self._serial += 1
+        return f"{kind}-{self._serial}"
+
+    def _prompt_ids(self, prompt: str | Iterable[int]) -> list[int]:
+        if isinstance(prompt, str):
+            if self.tokenizer is None:
+                raise UsageError("this engine has no tokenizer, so it takes ids only; pass one to Engine(...)")
+            prompt = self.tokenizer.encode(prompt, add_special_tokens=False)
+        ids = [int(token) for token in prompt]
+        require_ids(self.model, ids)
+        return ids
+
+    def _prefix_ids(self, prefix: str | Iterable[int] | Request) -> list[int]:
+        if not isinstance(prefix, Request):
+            return self._prompt_ids(prefix)
+        if not prefix.state.is_over:
+            raise UsageError(
+                f"request {prefix.request_id} is {prefix.state}, and its prefix still grows; claim it when it is done, "
+                "or claim its prompt's ids"
+            )
+        return [*prefix.prompt_ids, *prefix.token_ids]
+
+    def _keys(self, hasher: BlockHasher, ids: Sequence[int]) -> tuple[BlockKey, ...]:
+        return tuple(hashed_block_key(hasher.identity, name.hex()) for name in hasher.extend(ids))
+
+    def _cache_identity(self, salt: str, adapter_id: str | None) -> CacheIdentity:
+        if adapter_id is not None and adapter_id not in self.adapters:
+            known = ", ".join(self.adapters) or "none"
+            raise UsageError(f"adapter {adapter_id!r} is not known to this engine; it has {known}")
+        return CacheIdentity(
+            cache_key_domain="tenure-block-hash",
+            model_id=self._identity.model_id,
+            tokenizer_id=self._identity.tokenizer_id,
+            salt_namespace=salt,
+            block_size=self.block_size,
+            adapter_id=adapter_id,
+            kv_format=_name(self.model.dtype),
+        )
+
+    def _require_offered(self, mode: ProtectionMode) -> None:
+        if mode is ProtectionMode.ROUTED_REUSE:
+            message = "routed_reuse promises reuse on another worker, and this runtime has none; use another mode"
+            raise ClaimError(message, field="protection_mode", clause="TNR-ACC-006")
+        if mode is ProtectionMode.OFFLOADABLE and not self.rows.tier.usable_blocks:
+            message = (
+                "offloadable needs a slower tier, and host_blocks is 0; give the engine host_blocks or use demotable"
+            )
+            raise ClaimError(message, field="protection_mode", clause="TNR-ACC-006")
+
+    def _default_stop_ids(self) -> frozenset[int]:
+        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        found = set(named) if isinstance(named, list) else {named}
+        found.add(getattr(self.tokenizer, "eos_token_id", None))
+        return frozenset(token for token in found if token is not None)
+
+
+def _require_host(policy: ActionPolicy | None, host_blocks: int) -> None:
+    """A policy of the operator's own must not name what cannot be done."""
+    if policy is None or host_blocks:
+        return
+    needing = ("offload_active", "bound_active_live")
+    named = sorted({step for line in policy.lines.values() for step in map(str, line.steps) if step in needing})
+    if named:
+        raise PolicyError(
+            f"the policy says {' and '.join(named)}, which keeps rows on the host, and host_blocks is 0; give the engine "
+            "host_blocks, or leave the step out"
+        )
+
+
+def _shows_queries(model: PreTrainedModel) -> bool:
+    try:
+        watch_queries(model.config)
+    except PolicyError:
+        return False
+    return True
+
+
+def _routed(terms: RequestTerms, routes: tuple[Route, ...]) -> RequestTerms:
+    from dataclasses import replace
+
+    return replace(terms, routes=routes)
+
+
+def _memory(clock: Clock, usable_blocks: int) -> MemoryTelemetry:
+    return MemoryTelemetry(
+        run_id="tenure-hf",
+        policy="engine",
+        clock_ns=lambda: round(clock() * 1e9),
+        usable_blocks=usable_blocks,
+        on_fault=FaultPolicy.COUNT,
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
