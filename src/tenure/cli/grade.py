@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 EXIT_BROKEN = 1
 ZOO_PREFIX = "zoo:"
 #: Names that stand for a factory in the package.
-BUILT_IN = {"micro": "tenure.runtime.micro.subject:subject_factory"}
+BUILT_IN = {
+    "micro": "tenure.runtime.micro.subject:subject_factory",
+    "hf": "tenure.runtime.hf.engine.subject:subject_factory",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def grade(
-        subject: Annotated[str, typer.Argument(help="micro, zoo:NAME, zoo:all, or module:factory.")] = "",
+        subject: Annotated[str, typer.Argument(help="micro, hf, zoo:NAME, zoo:all, or module:factory.")] = "",
         *,
         trace: Annotated[Path | None, typer.Option(help="Grade a recorded trace instead of a runtime.")] = None,
         profile: Annotated[list[str], typer.Option(help="Grade as this; repeatable.")] = [],  # noqa: B006 - typer's way
@@ -43,7 +46,9 @@ def register(app: typer.Typer) -> None:
         Exit code 0: the profiles are kept. 1: a clause is broken, or not everything could be seen. 2: wrong input.
         """
         if bool(subject) == (trace is not None):
-            raise UsageError("say what to grade: a subject (micro, zoo:NAME, zoo:all, module:factory) or --trace FILE")
+            raise UsageError(
+                "say what to grade: a subject (micro, hf, zoo:NAME, zoo:all, module:factory) or --trace FILE"
+            )
         if subject == f"{ZOO_PREFIX}all":
             if profile or expect or report or json_file:
                 raise UsageError("zoo:all takes no option: each member is graded as what it breaks")
@@ -82,7 +87,7 @@ def subject_named(name: str) -> SubjectFactory:
         return zoo_member(name.removeprefix(ZOO_PREFIX)).factory
     module_name, colon, factory_name = BUILT_IN.get(name, name).partition(":")
     if not (module_name and colon and factory_name):
-        raise UsageError(f"{name!r} is no subject; use micro, zoo:NAME, zoo:all, or module:factory")
+        raise UsageError(f"{name!r} is no subject; use micro, hf, zoo:NAME, zoo:all, or module:factory")
     if name not in BUILT_IN:
         _look_in_current_folder()
     try:

@@ -9,7 +9,8 @@ from tenure.conformance.finding import Status
 from tenure.conformance.grade import grade
 from tenure.conformance.subject import RequestAsk, Setup, Subject
 from tenure.errors import UsageError
-from tenure.runtime.micro.subject import policy_of, subject_factory
+from tenure.runtime.control.subject import policy_of
+from tenure.runtime.micro.subject import subject_factory
 
 
 def test_the_reference_keeps_every_profile_that_it_declares() -> None:

@@ -66,6 +66,7 @@ class Engine:
         tokenizer: for prompts in text; None for ids only.
         usable_blocks, block_size: the pool. The device memory is taken here.
         host_blocks: blocks of host memory for offloaded claims, paused and bounded requests; 0 for none.
+        recall_host_blocks: blocks for requests under `bound_active_live` alone, beside those; None shares `host_blocks`.
         policy: what is tried when it does not fit; `tenure.arbiter.action_policy`.
         sink: where events go (`JsonLinesTelemetry` for service); None keeps them in memory, in `sink.events`.
         journal, clock_id: where claims are kept over a restart, and what tells `clock` from the one before.
@@ -96,6 +97,7 @@ class Engine:
         usable_blocks: int,
         block_size: int = 64,
         host_blocks: int = 0,
+        recall_host_blocks: int | None = None,
         policy: ActionPolicy | None = None,
         sink: EventSink | None = None,
         journal: Journal | None = None,
@@ -117,7 +119,7 @@ class Engine:
         poison_released_rows: bool = False,
     ) -> None:
         require_poolable_runs(model.config)
-        _require_host(policy, host_blocks)
+        _require_host(policy, host_blocks, recall_host_blocks)
         if chunk_rows < 1 or max_waiting < 0:
             raise UsageError(f"chunk_rows={chunk_rows} must be 1 or more, max_waiting={max_waiting} 0 or more")
         self.model = model
@@ -132,7 +134,7 @@ class Engine:
             device=model.device,
             poison_released=poison_released_rows,
         )
-        self.rows = DeviceRows(frames, host_blocks=host_blocks, faults=faults)
+        self.rows = DeviceRows(frames, host_blocks=host_blocks, recall_host_blocks=recall_host_blocks, faults=faults)
         self.rows.on_begin, self.rows.on_leave = self._begin, self._leave
         self.clock, self._sleep = clock, sleep
         self.sink: EventSink = sink if sink is not None else _memory(clock, usable_blocks)
@@ -204,7 +206,7 @@ class Engine:
         """
         parsed = parse_mode(mode)
         self._require_offered(parsed)
-        identity = self._cache_identity(salt, adapter_id)
+        identity = self.cache_identity(salt, adapter_id)
         keys = self._keys(BlockHasher(identity), self._prefix_ids(prefix))
         blocks = len(keys) if footprint_blocks is None else footprint_blocks
         if not keys or blocks > len(keys):
@@ -283,10 +285,12 @@ class Engine:
         keep_for_reuse: bool = True,
         may_be_bounded: bool = True,
         on_token: Callable[[int], None] | None = None,
+        live_plan: LivePlan | None = None,
     ) -> Request:
         """Send a prompt. It is admitted, bounded, deferred, refused or routed at once; tokens come as the engine works.
 
-        Room is asked for `len(prompt) + max_new_tokens` rows; 0 new tokens only reads the prompt. `keep_for_reuse=False`
+        Room is asked for the rows of the prompt and of all new tokens but the last, which nobody reads, or as `live_plan`
+        says; 0 new tokens only reads the prompt. `keep_for_reuse=False`
         keeps its rows out of the prefix cache, `may_be_bounded=False` has it served exactly and on the device or not at
         all. A request that can never fit is refused, and its `receipt` and `result()` say so.
 
@@ -300,16 +304,14 @@ class Engine:
             raise QueueFullError(
                 f"{self._max_waiting} requests wait already (max_waiting); send this one again when some have been served"
             )
-        identity = self._cache_identity(salt, adapter_id)
+        identity = self.cache_identity(salt, adapter_id)
         hasher = BlockHasher(identity)
         keys = self._keys(hasher, ids)
-        blocks = -(-(len(ids) + max_new_tokens) // self.block_size)
+        blocks = -(-(len(ids) + max(0, max_new_tokens - 1)) // self.block_size)
         terms = RequestTerms(
             request_id=self._name("request") if request_id is None else request_id,
             keys=keys,
-            live_plan=LivePlan(
-                chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=max(1, self._chunk_rows // self.block_size))
-            ),
+            live_plan=self._live_plan(blocks, live_plan),
             wants_reuse=keep_for_reuse,
             min_arena_blocks=self._least_arena_blocks if may_be_bounded and self._can_recall else None,
             may_recompute=may_be_bounded,
@@ -349,6 +351,17 @@ class Engine:
             raise
         self._settle()
         return request
+
+    def _live_plan(self, blocks: int, given: LivePlan | None) -> LivePlan:
+        if given is None:
+            chunk_blocks = max(1, self._chunk_rows // self.block_size)
+            return LivePlan(chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=chunk_blocks))
+        if given.max_live_blocks < blocks:
+            raise UsageError(
+                f"live_plan keeps {given.max_live_blocks} blocks and the request needs {blocks} of {self.block_size} rows; "
+                "a schedule with a window or with recomputation is chosen by the policy, not by the caller"
+            )
+        return given
 
     def receipt(self, request_id: str) -> Receipt:
         """How a request stands. Raises `UsageError` for an unknown one."""
@@ -526,7 +539,8 @@ class Engine:
     def _keys(self, hasher: BlockHasher, ids: Sequence[int]) -> tuple[BlockKey, ...]:
         return tuple(hashed_block_key(hasher.identity, name.hex()) for name in hasher.extend(ids))
 
-    def _cache_identity(self, salt: str, adapter_id: str | None) -> CacheIdentity:
+    def cache_identity(self, salt: str = DEFAULT_TENANT, adapter_id: str | None = None) -> CacheIdentity:
+        """Whose rows a request with this salt and adapter may see. Raises `UsageError` for an unknown adapter."""
         if adapter_id is not None and adapter_id not in self.adapters:
             known = ", ".join(self.adapters) or "none"
             raise UsageError(f"adapter {adapter_id!r} is not known to this engine; it has {known}")
@@ -557,17 +571,21 @@ class Engine:
         return frozenset(token for token in found if token is not None)
 
 
-def _require_host(policy: ActionPolicy | None, host_blocks: int) -> None:
+def _require_host(policy: ActionPolicy | None, host_blocks: int, recall_host_blocks: int | None) -> None:
     """A policy of the operator's own must not name what cannot be done."""
-    if policy is None or host_blocks:
+    if policy is None:
         return
-    needing = ("offload_active", "bound_active_live")
-    named = sorted({step for line in policy.lines.values() for step in map(str, line.steps) if step in needing})
-    if named:
-        raise PolicyError(
-            f"the policy says {' and '.join(named)}, which keeps rows on the host, and host_blocks is 0; give the engine "
-            "host_blocks, or leave the step out"
-        )
+    named = {step for line in policy.lines.values() for step in map(str, line.steps)}
+    recall_blocks = host_blocks if recall_host_blocks is None else recall_host_blocks
+    for step, name, blocks in (
+        ("offload_active", "host_blocks", host_blocks),
+        ("bound_active_live", "host_blocks", recall_blocks),
+    ):
+        if step in named and not blocks:
+            raise PolicyError(
+                f"the policy says {step}, which keeps rows on the host, and {name} is 0; give the engine {name}, or leave "
+                "the step out"
+            )
 
 
 def _shows_queries(model: PreTrainedModel) -> bool:

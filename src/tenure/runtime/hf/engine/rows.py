@@ -44,15 +44,25 @@ class DeviceRows:
 
     Guarantees: rows that come back from the host are, byte for byte, those that were saved, or a `RowsLostError` says so
     and none is used; a call that raises has changed nothing. `tier` is the claims' share of the host's `host_blocks`
-    blocks; what requests keep there of their own counts against the same number. Not thread-safe.
+    blocks; what requests keep there of their own counts against the same number, except that bounded ones have
+    `recall_host_blocks` to themselves where that is given. Not thread-safe.
     """
 
     #: Every request attends over one dense run of its own, so what another one uses has to be copied.
     shares_blocks_in_use = False
 
-    def __init__(self, frames: BlockFrames, *, host_blocks: int, faults: TransferFaults | None = None) -> None:
-        if host_blocks < 0:
-            raise UsageError(f"host_blocks is {host_blocks}; it must be 0 (no slower tier) or more")
+    def __init__(
+        self,
+        frames: BlockFrames,
+        *,
+        host_blocks: int,
+        recall_host_blocks: int | None = None,
+        faults: TransferFaults | None = None,
+    ) -> None:
+        if host_blocks < 0 or (recall_host_blocks is not None and recall_host_blocks < 0):
+            raise UsageError(
+                f"host_blocks is {host_blocks} and recall_host_blocks {recall_host_blocks}; they must be 0 (none) or more"
+            )
         self.frames = frames
         self.faults = TransferFaults() if faults is None else faults
         self._pinned = frames.device.type == "cuda"
@@ -63,6 +73,8 @@ class DeviceRows:
         self.on_begin: Callable[[Work], None] = _nobody
         self.on_leave: Callable[[Work], None] = _nobody
         self._runs: dict[str, BlockRun] = {}
+        self._recall_host_blocks = recall_host_blocks
+        self._recalling: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
         self._images: dict[str, Image] = {}
 
@@ -70,6 +82,13 @@ class DeviceRows:
     def borrowed_blocks(self) -> int:
         """Host blocks that requests in flight keep for rows of their own."""
         return sum(self._reserved.values()) + sum(len(image.blocks) for image in self._images.values())
+
+    @property
+    def recall_free_blocks(self) -> int:
+        """Host blocks that bounded requests may still take: of their own, where they have such, else of the tier."""
+        if self._recall_host_blocks is None:
+            return self.tier.free_blocks
+        return self._recall_host_blocks - sum(self._recalling.values())
 
     def run_of(self, work: Work) -> BlockRun:
         """The dense run of a request that was placed."""
@@ -88,12 +107,13 @@ class DeviceRows:
             return
         self.faults.check(FaultPoint.HOST_MEMORY)
         wanted = work.request.live_plan.total_blocks
-        if wanted > self.tier.free_blocks:
+        recalls = Action.BOUND_ACTIVE_LIVE in decision.actions and self._recall_host_blocks is not None
+        free = self.recall_free_blocks if recalls else self.tier.free_blocks
+        if wanted > free:
             raise HostTierFullError(
-                f"{work.request_id} needs {wanted} host blocks for rows of its own and {self.tier.free_blocks} of "
-                f"{self.tier.usable_blocks} are free"
+                f"{work.request_id} needs {wanted} host blocks for rows of its own and {free} are free"
             )
-        self._reserved[work.request_id] = wanted
+        (self._recalling if recalls else self._reserved)[work.request_id] = wanted
         self.tier.borrowed_changed()
 
     def place(self, work: Work, placement: Placement) -> None:
@@ -144,6 +164,7 @@ class DeviceRows:
         if run is not None:
             self.frames.close_run(run)
         self._drop_image(work)
+        self._recalling.pop(work.request_id, None)
         if self._reserved.pop(work.request_id, 0):
             self.tier.borrowed_changed()
 
