@@ -1,4 +1,4 @@
-"""Writes what is generated for the contract: the marked parts of `docs/contract.md`, and the schema of a trace line.
+"""Writes what is generated for the contract: the marked parts of `docs/contract.md`, the schemas of a trace line and a receipt.
 
 Run `python docs/build_contract.py` after a change to the tables in `tenure.claims`; a test fails while either is stale.
 """
@@ -15,11 +15,13 @@ from tenure.claims.event_fields import COMMON_FIELDS, EVENTS, FIELDS
 from tenure.claims.event_types import EVENT_ALIASES, WITHDRAWN_EVENTS
 from tenure.claims.lifecycle import mermaid_diagram
 from tenure.claims.modes import ACTION_ALIASES, MODE_ALIASES, Action, ProtectionMode
+from tenure.claims.receipt_schema import NUMBERS, RECEIPT_FIELDS, TOKENS, receipt_schema
 from tenure.claims.schema import event_schema
 
 HERE = Path(__file__).parent
 PAGE = HERE / "contract.md"
 SCHEMA = HERE.parent / "src" / "tenure" / "claims" / "event.schema.json"
+RECEIPT_SCHEMA = SCHEMA.with_name("receipt.schema.json")
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -69,6 +71,16 @@ def fields() -> str:
     return "\n".join(lines)
 
 
+def receipts() -> str:
+    """Every field of a receipt."""
+    lines = ["| field | says |", "|---|---|"]
+    for name, (_, says) in RECEIPT_FIELDS.items():
+        lines.append(f"| `{name}` | {says} |")
+        inner = {"numbers": NUMBERS, "tokens": TOKENS}.get(name, {})
+        lines += [f"| `{name}.{part}` | {told} |" for part, told in inner.items()]
+    return "\n".join(lines)
+
+
 def aliases() -> str:
     """Other spellings of events, and names that were withdrawn."""
     lines = ["| found in older traces | means |", "|---|---|"]
@@ -90,6 +102,7 @@ _PARTS = {
     "actions": actions,
     "events": events,
     "fields": fields,
+    "receipts": receipts,
     "aliases": aliases,
 }
 
@@ -100,13 +113,19 @@ def page(text: str) -> str:
 
 
 def schema() -> str:
-    """The published schema."""
+    """The published schema of a trace line."""
     return json.dumps(event_schema(), indent=1) + "\n"
 
 
+def published_receipt_schema() -> str:
+    """The published schema of a receipt."""
+    return json.dumps(receipt_schema(), indent=1) + "\n"
+
+
 def main() -> None:
-    """Write both, and say what changed."""
-    for path, text in ((PAGE, page(PAGE.read_text())), (SCHEMA, schema())):
+    """Write all, and say what changed."""
+    made = ((PAGE, page(PAGE.read_text())), (SCHEMA, schema()), (RECEIPT_SCHEMA, published_receipt_schema()))
+    for path, text in made:
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             sys.stdout.write(f"wrote {path.relative_to(HERE.parent)}\n")

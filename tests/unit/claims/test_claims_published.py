@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import re
@@ -19,6 +20,8 @@ from tenure.claims.clauses import CheckedBy, clause, specification
 from tenure.claims.event_fields import EVENTS, FIELDS
 from tenure.claims.event_types import EventType
 from tenure.claims.lifecycle import RequestState
+from tenure.claims.modes import Outcome
+from tenure.claims.receipts import Receipt, ReceiptNumbers, ReceiptTokens
 from tenure.claims.reconstruction import reconstruct
 from tenure.claims.trace import read_trace
 from tenure.errors import ContractError
@@ -47,6 +50,7 @@ def test_the_contract_page_and_the_schema_are_current() -> None:
     build = script("docs/build_contract.py")
     assert build.PAGE.read_text() == build.page(build.PAGE.read_text()), "run python docs/build_contract.py"
     assert build.SCHEMA.read_text() == build.schema(), "run python docs/build_contract.py"
+    assert build.RECEIPT_SCHEMA.read_text() == build.published_receipt_schema(), "run python docs/build_contract.py"
 
 
 def test_clauses_are_numbered_without_gaps_and_end_like_sentences() -> None:
@@ -133,6 +137,34 @@ def test_the_schema_takes_what_is_written_and_refuses_what_is_not() -> None:
         records[-1] | {"harm_cause": "bad luck"},
     ):
         assert not validator.is_valid(spoiled)
+
+
+def test_the_schema_of_receipts_knows_every_field_and_takes_every_receipt() -> None:
+    schema = json.loads((ROOT / "src/tenure/claims/receipt.schema.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    assert set(schema["properties"]) == {field.name for field in dataclasses.fields(Receipt)}
+    assert set(schema["properties"]["numbers"]["properties"]) == {f.name for f in dataclasses.fields(ReceiptNumbers)}
+    assert set(schema["properties"]["tokens"]["properties"]) == {f.name for f in dataclasses.fields(ReceiptTokens)}
+    world = World(usable_blocks=6)
+    receipts = [world.submit(make_claim(duration_s=9.0)), world.submit(make_claim("claim:b"))]
+    receipts.append(
+        Receipt(
+            outcome=Outcome.BOUNDED,
+            reason="active_live_bounded",
+            request_id="r",
+            tokens=ReceiptTokens(reused_tokens=16),
+            is_exact=False,
+            failure="no host memory",
+        )
+    )
+    for receipt in receipts:
+        validator.validate(receipt.to_record())
+    assert receipts[-1].to_record()["is_exact"] is False
+    assert not validator.is_valid(receipts[-1].to_record() | {"mood": "good"})
+    assert not validator.is_valid(
+        {"outcome": "served", "reason": "fits", "blocking_claim_ids": [], "next_step": "nothing"}
+    )
 
 
 def test_the_example_of_the_contract_page_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
