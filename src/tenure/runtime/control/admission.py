@@ -13,7 +13,7 @@ from tenure.claims.clock import Clock
 from tenure.claims.event_types import EventType
 from tenure.claims.modes import Outcome, RestorationOutcome
 from tenure.claims.receipts import Receipt
-from tenure.errors import HostTierFullError, TransferError
+from tenure.errors import HostTierFullError, PoolSizeError, TransferError
 from tenure.runtime.control import reports
 from tenure.runtime.control.data import DataPlane, Placement, SavedRows
 from tenure.runtime.control.residency import LoadFailure, Residency, failure_of
@@ -51,15 +51,10 @@ class Admission:
         self._sink = residency.sink
 
     def decide(self, work: Work) -> None:
-        """Decide, and carry the decision out. When copying to the slower tier fails, decide again as if it were full."""
+        """Decide, and carry the decision out. When copying to the slower tier fails, decide again as if it were full; when
+        the pool cannot grow, as if that were not allowed, from then on."""
         cached = self.residency.store.leading_run(work.keys) if work.request.keeps_everything else []
-        decision = self._decide(work, cached)
-        try:
-            self._prepare(work, decision)
-        except (TransferError, HostTierFullError) as error:
-            work.failure = str(error)
-            decision = self._decide(work, cached, without_tier=True)
-            self._prepare(work, decision)
+        decision = self._prepared(work, cached)
         work.decision = decision
         if decision.outcome is Outcome.DEFERRED:
             self.defer(work, decision)
@@ -77,6 +72,22 @@ class Admission:
             self._admit(work, decision, cached)
         else:
             self._admit_bounded(work, decision)
+
+    def _prepared(self, work: Work, cached: list[Slot]) -> Decision:
+        without_tier = False
+        while True:
+            decision = self._decide(work, cached, without_tier=without_tier)
+            try:
+                self._prepare(work, decision)
+            except PoolSizeError as error:
+                work.failure = str(error)
+                self.residency.ledger.addable_blocks = 0
+            except (TransferError, HostTierFullError) as error:
+                if without_tier:
+                    raise
+                work.failure, without_tier = str(error), True
+            else:
+                return decision
 
     def _prepare(self, work: Work, decision: Decision) -> None:
         """Do all that can fail for want of memory before anybody gives way. Raises with nothing changed."""
@@ -170,12 +181,34 @@ class Admission:
         fresh = self._take(decision.plan.live_blocks - len(adopted), decision, request_id=request_id)
         placement = self._placement(work, cached=cached, adopted=adopted, fresh=fresh, loaded=loaded)
         try:
-            self._data.place(work, placement)
+            try:
+                self._data.place(work, placement)
+            except TransferError as error:
+                if not loaded:
+                    raise
+                placement, loaded = self._without_restored(work, placement, loaded, failure_of(error)), {}
+                self._data.place(work, placement)
         except TransferError as error:
-            failure = failure_of(error)
-            self._not_placed(work, decision, dict.fromkeys(loaded, failure), failure)
+            self._not_placed(work, failure_of(error))
             return
         self._serve(work, decision, placement, loaded)
+
+    def _without_restored(
+        self, work: Work, placement: Placement, loaded: Mapping[str, StoredClaim], failure: LoadFailure
+    ) -> Placement:
+        """Rows of claims did not arrive in the blocks that were taken for them. The claims end and say so, and the request
+        computes what they covered under its own name: it has the blocks, so it cannot be refused any more (TNR-ARB-008).
+        """
+        outcome = self._outcome_of(failure)
+        ends = RestorationOutcome.DEMOTION if outcome is RestorationOutcome.REFUSAL else outcome
+        for claim_id in loaded:
+            self._restoration_failed(claim_id, failure, ends, work)
+        work.recomputed_tokens += len(placement.restored) * self._block_size
+        work.failure = failure.why
+        lost = placement.restored.keys()
+        work.present = frozenset(at for at in work.present if work.slots[at].block_id not in lost)
+        work.restored_blocks = 0
+        return replace(placement, restored={})
 
     def _placement(
         self,
@@ -237,7 +270,7 @@ class Admission:
         try:
             self._data.place(work, Placement())
         except TransferError as error:
-            self._not_placed(work, decision, {}, failure_of(error))
+            self._not_placed(work, failure_of(error))
             return
         work.standing, work.peak_live_blocks = Standing.RUNNING, plan.live_blocks
         event, fields = reports.bounded(work, decision)
@@ -286,6 +319,7 @@ class Admission:
         self.residency.registry.require_restore(refusing, request_id=work.request_id)
         self._restoration_failed(refusing, failed[refusing], RestorationOutcome.REFUSAL, work)
         self.residency.drop_copies(decision.plan.offload)
+        self.residency.grow(decision.plan.add_blocks)  # the pool has grown, and stays so for the next one
         self._refuse_for(work, decision, refusing)
 
     def _refuse_for(self, work: Work, decision: Decision, claim_id: str) -> None:
@@ -300,23 +334,24 @@ class Admission:
         self._sink.emit(EventType.REQUEST_REFUSED, fields, request_id=work.request_id)
         work.receipt = reports.unrestorable_receipt(decision, claim_id)
 
-    def _not_placed(
-        self, work: Work, decision: Decision, restoring: Mapping[str, LoadFailure], failure: LoadFailure
-    ) -> None:
-        """Rows did not arrive in the blocks that were taken for them: all are given back, and the request is refused
-        because of a claim that it was restoring, or else fails. Other claims that it was restoring are demoted."""
+    def _not_placed(self, work: Work, failure: LoadFailure) -> None:
+        """Rows did not arrive in the blocks that were taken for them: all are given back, and the request fails."""
         self.give_back(work)
-        outcome = self._outcome_of(failure)
-        refusing = min(restoring) if restoring and outcome is RestorationOutcome.REFUSAL else None
-        for claim_id in restoring:
-            ends = RestorationOutcome.DEMOTION if outcome is RestorationOutcome.REFUSAL else outcome
-            self._restoration_failed(claim_id, failure, outcome if claim_id == refusing else ends, work)
-        if refusing is not None:
-            self._refuse_for(work, decision, refusing)
-            return
         work.standing = Standing.FAILED
         self._sink.emit(EventType.REQUEST_FAILED, {"failure_reason": failure.why}, request_id=work.request_id)
         work.receipt = reports.failed(work, failure.why)
+
+    def pause(self, work: Work) -> None:
+        """Let go of a running request's blocks; it waits, and is told how things stand for it then."""
+        self.residency.let_go(work.slots)
+        work.slots = []
+        work.sealed_blocks = 0
+        work.pauses += 1
+        work.standing = Standing.DEFERRED
+        work.deferred_at_s, work.tries = None, 0
+        cached = self.residency.store.leading_run(work.keys)
+        work.decision = self._decide_once(work, cached, without_tier=False)
+        self.defer(work, work.decision)
 
     # --- leaving ------------------------------------------------------------------------------------------------
 

@@ -233,6 +233,8 @@ class ControlPlane:
     def pause(self, request_id: str) -> Receipt:
         """Let go of everything that a running request holds on the device; it waits to be admitted again.
 
+        Requests that waited before it are tried first, at once; it is itself at the next occasion.
+
         The data plane must have kept its rows elsewhere before, and brings back in `place` what is not cached then.
         Raises UsageError for a request that does not run.
         """
@@ -240,14 +242,9 @@ class ControlPlane:
         if work.standing is not Standing.RUNNING or work.decision is None:
             raise UsageError(f"request {request_id!r} is {work.standing.value}; only a running one can be paused")
         self._sink.emit(EventType.ACTIVE_LIVE_OFFLOADED, reports.paused(work, work.decision), request_id=request_id)
-        self._residency.let_go(work.slots)
-        work.slots = []
-        work.sealed_blocks = 0
-        work.pauses += 1
-        work.standing = Standing.DEFERRED
-        work.deferred_at_s = None
-        work.tries = 0
-        self._admission.defer(work, work.decision)
+        others = self.waiting
+        self._admission.pause(work)
+        self._retry(others)
         return self.receipt(request_id)
 
     def expire_due(self) -> None:
@@ -326,7 +323,10 @@ class ControlPlane:
 
     def _retry_waiting(self) -> None:
         """Try waiting requests once each, the highest priority first and then the longest waiting."""
-        for work in self.waiting:
+        self._retry(self.waiting)
+
+    def _retry(self, works: Sequence[Work]) -> None:
+        for work in works:
             if work.standing is Standing.DEFERRED:  # one tried before it may have ended it
                 self._admission.decide(work)
 

@@ -58,9 +58,8 @@ def conflict(work: Work, decision: Decision, blocking: Sequence[ClaimStatus]) ->
     fields["free_blocks_before_allocate"] = _takeable_blocks(decision)
     fields["defer_attempts"] = work.tries
     fields["retry_after_s"] = decision.retry_after_s
-    if decision.is_admitted:  # it was running, and was paused
-        fields["arbiter_action"] = Action.OFFLOAD_ACTIVE.value
-        fields["future_reuse_admitted"] = False
+    if decision.is_admitted:  # it was running and was paused: it would fit as things stand, and is tried again later
+        fields |= {"arbiter_action": Action.OFFLOAD_ACTIVE.value, "future_reuse_admitted": False}
         fields["active_live_blocks_current"] = 0
     return fields
 

@@ -329,10 +329,14 @@ class Residency:
         receipts = [self.registry.expire(claim_id, request_id=request_id) for claim_id in plan.expire]
         receipts += [self.registry.demote(claim_id, request_id=request_id) for claim_id in plan.demote]
         receipts += [self._offload(claim_id, request_id=request_id) for claim_id in plan.offload]
-        if plan.add_blocks:
-            self.store.grow(plan.add_blocks)
-            self.ledger.grow(plan.add_blocks)
+        self.grow(plan.add_blocks)
         return receipts
+
+    def grow(self, blocks: int) -> None:
+        """The data plane has so many blocks more (0: nothing changes)."""
+        if blocks:
+            self.store.grow(blocks)
+            self.ledger.grow(blocks)
 
     def copy_out(self, claim_ids: Sequence[str]) -> None:
         """Copy what these claims hold to the slower tier, before anything is said of it; all of them, or none.

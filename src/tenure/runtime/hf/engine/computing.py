@@ -46,6 +46,7 @@ class Answer:
     served_at: int
     on_token: Callable[[int], None]
     told_tokens: int = 0
+    paused_rows: int = 0
     pending: int | None = None
     runner: Runner | None = None
     logits: torch.Tensor | None = field(default=None, repr=False)
@@ -110,6 +111,9 @@ class Computer:
         run = self._rows.run_of(work)
         actions = () if work.decision is None or not work.is_bounded else work.decision.actions
         blocks = work.request.live_plan.total_blocks
+        if actions and work.pauses:  # it ran in full before, and begins anew in less
+            work.recomputed_tokens += answer.paused_rows
+            self._rows.forget_image(work)
         if Action.RECOMPUTE_SPLIT in actions:
             return RecomputeRunner(self._model, answer.ids)
         if actions:
@@ -137,8 +141,9 @@ class Computer:
         if work.pauses:
             if image_rows:
                 runner.logits = answer.logits  # the very tensor: nothing is computed twice
-            else:
-                work.recomputed_tokens += max(0, len(answer.ids) - len(work.present) * size)
+            else:  # what it had and nobody else has
+                there = (min(size, answer.paused_rows - block * size) for block in work.present)
+                work.recomputed_tokens += answer.paused_rows - sum(max(0, rows) for rows in there)
         self._rows.forget_image(work)
         return runner
 
@@ -153,7 +158,7 @@ class Computer:
     def suspend(self, request_id: str) -> Answer:
         """The request is to be paused: what goes on where it stops. Its rows stay where they are."""
         answer = self.answers.pop(request_id)
-        answer.logits = self.runner_of(answer).logits
+        answer.logits, answer.paused_rows = self.runner_of(answer).logits, self.runner_of(answer).rows
         answer.runner = None
         return answer
 
@@ -198,7 +203,7 @@ class Computer:
         """Tell the next token of everybody who has logits, then read those tokens, all that can in one forward."""
         ready = [answer for answer in self.answers.values() if not self.runner_of(answer).unread]
         for answer in ready:
-            if answer.pending is None:
+            if answer.pending is None and self.answers.get(answer.request_id) is answer:  # a listener may end others
                 self._tell(answer)
         together: dict[str | None, list[Answer]] = defaultdict(list)
         for answer in ready:
@@ -212,6 +217,9 @@ class Computer:
         return bool(ready)
 
     def _tell(self, answer: Answer) -> None:
+        if answer.is_told:  # whoever listened to the last token interrupted, or paused it
+            self._on_done(answer.request_id)
+            return
         logits = self.runner_of(answer).logits
         if logits is None:
             raise InternalError(f"request {answer.request_id} has nothing unread and no logits")
@@ -220,13 +228,16 @@ class Computer:
             self._on_done(answer.request_id)
             return
         answer.told_tokens += 1
-        answer.on_token(token)
-        if answer.request_id not in self.answers:
-            return  # whoever listened cancelled it
-        if answer.is_told:
+        # Before anybody listens: whatever a listener does or raises, no token is told twice.
+        answer.pending = None if answer.is_told else token
+        try:
+            answer.on_token(token)
+        except Exception as error:  # a listener may raise anything, and the others go on
+            if answer.request_id in self.answers:
+                self._on_failed(answer.request_id, error)
+            return
+        if answer.is_told and answer.request_id in self.answers:  # else whoever listened ended or paused it
             self._on_done(answer.request_id)
-        else:
-            answer.pending = token
 
     def _advance_together(self, answers: Sequence[Answer]) -> None:
         """One forward for all; one by one when that raises, so that only whoever is at fault fails."""
@@ -248,7 +259,7 @@ class Computer:
     def _advance_each(self, answers: Iterable[Answer]) -> None:
         for answer in answers:
             token = answer.pending
-            if token is None:
+            if token is None or self.answers.get(answer.request_id) is not answer:
                 continue
             try:
                 self.runner_of(answer).advance(token)

@@ -46,6 +46,8 @@ RETRY_S = 0.5
 """How often requests that wait are looked at again when nothing else happens: deferrals end within this of their bound."""
 IDLE_S = 0.02
 """How long `work` sleeps when there is nothing to compute and somebody waits."""
+LEAST_STREAMED_BLOCKS = 2
+"""Blocks of the smallest arena that rows on the host can be streamed through: one stays while another passes."""
 REMEMBERED = 4096
 """Requests that are over, and claims whose receipts are kept, at most."""
 DEFAULT_TENANT = "default"
@@ -120,8 +122,8 @@ class Engine:
     ) -> None:
         require_poolable_runs(model.config)
         _require_host(policy, host_blocks, recall_host_blocks)
-        if chunk_rows < 1 or max_waiting < 0:
-            raise UsageError(f"chunk_rows={chunk_rows} must be 1 or more, max_waiting={max_waiting} 0 or more")
+        if chunk_rows < 1 or max_waiting < 1:
+            raise UsageError(f"chunk_rows={chunk_rows} and max_waiting={max_waiting} must be 1 or more each")
         self.model = model
         self.tokenizer = tokenizer
         self.block_size = block_size
@@ -171,6 +173,7 @@ class Engine:
         self._requests: dict[str, Request] = {}
         self._answers: dict[str, Answer] = {}
         self._over: OrderedDict[str, Request] = OrderedDict()
+        self._not_begun: dict[str, Exception] = {}
         self._claim_receipts: OrderedDict[str, list[Receipt]] = OrderedDict()
         self._serial = 0
         self._retry_at_s = clock()
@@ -206,6 +209,9 @@ class Engine:
         """
         parsed = parse_mode(mode)
         self._require_offered(parsed)
+        if claim_id in self._over:
+            message = f"{claim_id!r} is the id of a request; give the claim another, or the trace mixes them up"
+            raise ClaimError(message, field="claim_id", clause="TNR-ACC-001")
         identity = self.cache_identity(salt, adapter_id)
         keys = self._keys(BlockHasher(identity), self._prefix_ids(prefix))
         blocks = len(keys) if footprint_blocks is None else footprint_blocks
@@ -237,6 +243,7 @@ class Engine:
         The request runs like any other (`result()` waits for it); a claim that was rejected is read all the same, and
         its rows stay as long as nobody needs the room. Options and errors as `claim`.
         """
+        self._require_queue_room()
         ids = self._prefix_ids(prefix)
         claim = self.claim(ids, **options)  # type: ignore[arg-type]  # the same options
         identity = claim.claim.cache_identity
@@ -300,22 +307,20 @@ class Engine:
         ids = self._prompt_ids(prompt)
         if max_new_tokens < 0:
             raise UsageError(f"max_new_tokens is {max_new_tokens}; expected 0 (only read the prompt) or more")
-        if len(self.plane.waiting) >= self._max_waiting:
-            raise QueueFullError(
-                f"{self._max_waiting} requests wait already (max_waiting); send this one again when some have been served"
-            )
+        self._require_queue_room()
         identity = self.cache_identity(salt, adapter_id)
         hasher = BlockHasher(identity)
         keys = self._keys(hasher, ids)
         blocks = -(-(len(ids) + max(0, max_new_tokens - 1)) // self.block_size)
+        plan = self._live_plan(blocks, live_plan)
         terms = RequestTerms(
             request_id=self._name("request") if request_id is None else request_id,
             keys=keys,
-            live_plan=self._live_plan(blocks, live_plan),
+            live_plan=plan,
             wants_reuse=keep_for_reuse,
             min_arena_blocks=self._least_arena_blocks if may_be_bounded and self._can_recall else None,
             may_recompute=may_be_bounded,
-            may_offload=may_be_bounded,
+            may_offload=may_be_bounded and plan.max_chunk_blocks >= LEAST_STREAMED_BLOCKS,
             priority=priority,
         )
         if self._router is not None:
@@ -354,7 +359,7 @@ class Engine:
 
     def _live_plan(self, blocks: int, given: LivePlan | None) -> LivePlan:
         if given is None:
-            chunk_blocks = max(1, self._chunk_rows // self.block_size)
+            chunk_blocks = max(LEAST_STREAMED_BLOCKS, self._chunk_rows // self.block_size)
             return LivePlan(chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=chunk_blocks))
         if given.max_live_blocks < blocks:
             raise UsageError(
@@ -431,7 +436,8 @@ class Engine:
     def shutdown(self, reason: str = "operator") -> None:
         """End every request as failed and every claim with an event. Nothing is taken on afterwards."""
         self.plane.shutdown(reason)
-        self._settle()
+        for request in list(self._requests.values()):
+            self._end(request, RequestState.FAILED)
         self._collect()
 
     def check_invariants(self) -> None:
@@ -444,7 +450,10 @@ class Engine:
         request = self._requests[work.request_id]
         request.state = RequestState.RUNNING
         request.admitted_s = self.clock() if request.admitted_s is None else request.admitted_s
-        self.computer.begin(work, self._answers[work.request_id])
+        try:
+            self.computer.begin(work, self._answers[work.request_id])
+        except Exception as error:  # this runs amid a decision, which must be carried out to its end first
+            self._not_begun[work.request_id] = error
 
     def _leave(self, work: Work) -> None:
         self.computer.leave(work)
@@ -468,6 +477,8 @@ class Engine:
 
     def _due(self) -> None:
         """What time brings: claims end, requests that waited long enough are answered."""
+        if self._not_begun:
+            self._settle()
         now_s = self.clock()
         self.plane.expire_due()
         if now_s >= self._retry_at_s:
@@ -478,8 +489,12 @@ class Engine:
 
     def _settle(self) -> None:
         """Tell callers what became of requests that did not run when they were looked at last."""
+        while self._not_begun:
+            self._failed(*self._not_begun.popitem())
         self._collect()
         for request in [request for request in self._requests.values() if request.state is RequestState.WAITING]:
+            if request.state is not RequestState.WAITING:  # `on_route` may have ended or admitted it
+                continue
             work = self.plane.work(request.request_id)
             if work.standing is Standing.REFUSED:
                 self._end(request, RequestState.REFUSED)
@@ -515,7 +530,19 @@ class Engine:
 
     def _name(self, kind: str) -> str:
         self._serial += 1
+        while self._is_used(f"{kind}-{self._serial}"):  # callers may choose such a name too
+            self._serial += 1
         return f"{kind}-{self._serial}"
+
+    def _is_used(self, name: str) -> bool:
+        known = (self._requests, self._over, self._claim_receipts)
+        return any(name in each for each in known) or self.plane.registry.was_accepted(name)
+
+    def _require_queue_room(self) -> None:
+        if len(self.plane.waiting) >= self._max_waiting:
+            raise QueueFullError(
+                f"{self._max_waiting} requests wait already (max_waiting); send this one again when some have been served"
+            )
 
     def _prompt_ids(self, prompt: str | Iterable[int]) -> list[int]:
         if isinstance(prompt, str):

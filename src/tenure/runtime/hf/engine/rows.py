@@ -118,7 +118,7 @@ class DeviceRows:
 
     def place(self, work: Work, placement: Placement) -> None:
         """Bring the request's blocks side by side and fill those that need not be computed. Raises `TransferError`."""
-        image = self._usable_image(work)
+        image = None if work.is_bounded else self._usable_image(work)
         run = self.frames.open_run([slot.block_id for slot in work.slots])
         try:
             with _transfer_errors():
@@ -126,11 +126,15 @@ class DeviceRows:
                     self.frames.copy_block(source.block_id, target.block_id)
                 for block_id, saved in placement.restored.items():
                     self._page_in(saved, block_id)
-                if image is not None:
-                    self._bring_back(image, work, placement)
         except BaseException:
             self.frames.close_run(run)
             raise
+        if image is not None:
+            try:
+                with _transfer_errors():
+                    self._bring_back(image, work, placement)
+            except TransferError:
+                self._drop_image(work)  # its tokens are known, so what it held is computed again
         self._runs[work.request_id] = run
 
     def _usable_image(self, work: Work) -> Image | None:

@@ -89,10 +89,10 @@ class DenseRunner:
         return 0 if self.logits is not None else max(1, len(self._ids) - self.sequence.rows)
 
     def _pass_present(self) -> None:
-        """Go on behind blocks that are there."""
+        """Go on behind blocks that are there, also from the middle of one: a paused request may come back into it."""
         size = self._block_size
-        while not self.rows % size and self.rows // size in self._present and self.rows + size <= len(self._ids):
-            self.sequence.rows += size
+        while self.rows // size in self._present and (end := (self.rows // size + 1) * size) <= len(self._ids):
+            self.sequence.rows = end
 
     def _next_part(self, max_rows: int) -> list[int]:
         rows, size = self.rows, self._block_size
