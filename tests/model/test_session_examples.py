@@ -45,3 +45,11 @@ def test_a_scorer_of_ones_own_keeps_the_block_with_the_word(capsys: pytest.Captu
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
 def test_an_example_fits_a_screen(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
+@pytest.mark.model
+def test_two_tenants_share_a_pool_and_each_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    output = shown("04_many_sessions.py", capsys)
+    assert "reused 592 tokens" in output
+    assert "claim claim-1: offloaded" in output
+    assert "restored 592 tokens" in output

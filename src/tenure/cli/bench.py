@@ -1,4 +1,4 @@
-"""`tenure bench decode | prefill | recall | transfer | arbiter`: baselines in the same run, a table, a plot, a JSON file."""
+"""`tenure bench decode | prefill | recall | transfer | arbiter | pressure`: baselines in the same run, a table, a plot, a JSON file."""
 
 from __future__ import annotations
 
@@ -71,6 +71,30 @@ def prefill(
     with _progress("prefill") as progress:
         report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **smaller)
     _finish(report, json=json, plot=plot)
+
+
+@bench_app.command()
+def pressure(
+    json: Path | None = JSON,
+    quick: bool = QUICK,
+    model: str = MODEL,
+    threads: int = THREADS,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+    sessions: int = typer.Option(2000, min=1, help="Random sessions in the soak."),
+) -> None:
+    """What keeping promises costs, and whether every answer stays right: several sessions and claims on one pool."""
+    from tenure.bench import pressure as bench
+
+    _check_targets(json, None)
+    loaded = _load(model, threads=threads, dtype=dtype, device=device)
+    smaller: dict[str, Any] = (
+        {"recall_seeds": 1, "repeats": 1, "decode_tokens": 12, "prefix_blocks": 8} if quick else {}
+    )
+    with _progress("pressure") as progress:
+        options = {"sessions": min(sessions, 20) if quick else sessions, **smaller}
+        report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **options)
+    _finish(report, json=json, plot=None)
 
 
 @bench_app.command()

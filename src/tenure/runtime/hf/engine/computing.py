@@ -201,20 +201,24 @@ class Computer:
 
     def _decode(self) -> bool:
         """Tell the next token of everybody who has logits, then read those tokens, all that can in one forward."""
-        ready = [answer for answer in self.answers.values() if not self.runner_of(answer).unread]
+        ready = [answer for answer in self.answers.values() if self._is_ready(answer)]
         for answer in ready:
-            if answer.pending is None and self.answers.get(answer.request_id) is answer:  # a listener may end others
+            if answer.pending is None and self._is_ready(answer):
                 self._tell(answer)
         together: dict[str | None, list[Answer]] = defaultdict(list)
         for answer in ready:
-            if answer.request_id in self.answers and answer.pending is not None:
+            if answer.pending is not None and self._is_ready(answer):
                 together[answer.identity.adapter_id].append(answer)
         for adapter_id, answers in together.items():
-            dense = [answer for answer in answers if isinstance(answer.runner, DenseRunner)]
+            dense = [each for each in answers if isinstance(each.runner, DenseRunner) and self._is_ready(each)]
             with self._adapter(adapter_id):
                 self._advance_together(dense)
                 self._advance_each([answer for answer in answers if answer not in dense])
         return bool(ready)
+
+    def _is_ready(self, answer: Answer) -> bool:
+        """Whether it runs and has read everything. Listeners may have ended, paused or brought back any request."""
+        return self.answers.get(answer.request_id) is answer and not self.runner_of(answer).unread
 
     def _tell(self, answer: Answer) -> None:
         if answer.is_told:  # whoever listened to the last token interrupted, or paused it
@@ -228,15 +232,16 @@ class Computer:
             self._on_done(answer.request_id)
             return
         answer.told_tokens += 1
+        is_last = answer.told_tokens >= answer.max_new_tokens
         # Before anybody listens: whatever a listener does or raises, no token is told twice.
-        answer.pending = None if answer.is_told else token
+        answer.pending = None if is_last else token
         try:
             answer.on_token(token)
         except Exception as error:  # a listener may raise anything, and the others go on
             if answer.request_id in self.answers:
                 self._on_failed(answer.request_id, error)
             return
-        if answer.is_told and answer.request_id in self.answers:  # else whoever listened ended or paused it
+        if is_last and answer.request_id in self.answers:  # else whoever listened ended or paused it
             self._on_done(answer.request_id)
 
     def _advance_together(self, answers: Sequence[Answer]) -> None:
@@ -259,7 +264,7 @@ class Computer:
     def _advance_each(self, answers: Iterable[Answer]) -> None:
         for answer in answers:
             token = answer.pending
-            if token is None or self.answers.get(answer.request_id) is not answer:
+            if token is None or not self._is_ready(answer):
                 continue
             try:
                 self.runner_of(answer).advance(token)
