@@ -41,6 +41,11 @@ class LedgerFollower:
         self._on_harm = on_harm
         self.off_device: set[str] = set()
 
+    def resize(self, usable_blocks: int) -> None:
+        """Events say from now on that so many blocks are usable, where the sink writes that down."""
+        if hasattr(self._sink, "usable_blocks"):
+            self._sink.usable_blocks = usable_blocks
+
     def emit(
         self,
         event_type: EventType,

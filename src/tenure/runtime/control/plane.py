@@ -247,12 +247,13 @@ class ControlPlane:
         self._retry(others)
         return self.receipt(request_id)
 
-    def expire_due(self) -> None:
+    def expire_due(self) -> bool:
         """End claims whose time is over; when there were any, try waiting requests again. Constant when there is none."""
         ended = self.registry.tick()
         if ended:
             self._admission.outbox += ended
             self._retry_waiting()
+        return bool(ended)
 
     def retry(self) -> None:
         """Try waiting requests again, as after every change that could help them."""

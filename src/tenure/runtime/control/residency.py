@@ -337,6 +337,7 @@ class Residency:
         if blocks:
             self.store.grow(blocks)
             self.ledger.grow(blocks)
+            self.sink.resize(self.ledger.usable_blocks)
 
     def copy_out(self, claim_ids: Sequence[str]) -> None:
         """Copy what these claims hold to the slower tier, before anything is said of it; all of them, or none.

@@ -204,7 +204,7 @@ class Engine:
         are no longer there. The rows need not have been computed yet: see `park`. `revision` above 1 renews a claim.
 
         Raises `ClaimError`: for a claim longer than the prefix or a prefix below one block, a mode that this runtime does
-        not offer (`routed_reuse`; `offloadable` without `host_blocks`), an id in use; `UsageError`: for a request that is
+        not offer (`routed_reuse`; `offloadable` without `host_blocks`), an id that was used; `UsageError`: for a request that is
         still under way, or an unknown adapter. Nothing has changed then.
         """
         parsed = parse_mode(mode)
@@ -488,7 +488,8 @@ class Engine:
         if self._not_begun:
             self._settle()
         now_s = self.clock()
-        self.plane.expire_due()
+        if self.plane.expire_due():
+            self._settle()
         if now_s >= self._retry_at_s:
             self._retry_at_s = now_s + RETRY_S
             if self.plane.waiting:
@@ -569,7 +570,8 @@ class Engine:
                 f"request {prefix.request_id} is {prefix.state}, and its prefix still grows; claim it when it is done, "
                 "or claim its prompt's ids"
             )
-        return [*prefix.prompt_ids, *prefix.token_ids]
+        # The last token was told and never read, so it has no row.
+        return [*prefix.prompt_ids, *prefix.token_ids][: len(prefix.prompt_ids) + max(0, len(prefix.token_ids) - 1)]
 
     def _keys(self, hasher: BlockHasher, ids: Sequence[int]) -> tuple[BlockKey, ...]:
         return tuple(hashed_block_key(hasher.identity, name.hex()) for name in hasher.extend(ids))
