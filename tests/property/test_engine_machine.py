@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine_kit import BLOCK_SIZE, MODEL, Clock
 from session_kit import some_ids
 from tenure.arbiter.decision import Route
 from tenure.arbiter.rules import ReuseAdmission, action_policy
@@ -29,7 +30,6 @@ from tenure.claims.event_types import EventType
 from tenure.claims.modes import ProtectionMode, RestorationOutcome
 from tenure.errors import HostTierFullError, QueueFullError, TenureError, TransferError
 from tenure.kv.identity import BlockHasher
-from tenure.models.tiny import tiny_model
 from tenure.runtime.control.work import Standing
 from tenure.runtime.hf.engine import Claim, Engine, FaultPoint, Request, RequestState, TransferFaults
 
@@ -37,8 +37,7 @@ E = EventType
 IS_LONG = os.environ.get("TENURE_HYPOTHESIS") == "long"
 EPISODES, ACTS = (1500, 80) if IS_LONG else (24, 80)
 SEED = int(os.environ.get("TENURE_ENGINE_SEED", "0"))
-MODEL = tiny_model("llama")
-BLOCK_SIZE, MOST_NEW = 4, 7
+MOST_NEW = 7
 ENDS = frozenset({E.CLAIM_DEMOTED, E.CLAIM_EXPIRED, E.CLAIM_RELEASED, E.CLAIM_HARMED})
 HOSTLESS_LINES = (
     "refuse",
@@ -57,19 +56,6 @@ HOST_LINES = (
     "offload_active, recompute_split, refuse",
 )
 ACTIVE_LINES = ("defer 2s, refuse", "defer 3, refuse", "refuse")
-
-
-class Clock:
-    """Seconds that pass only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
 
 
 @functools.cache

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import torch
 
+import engine_kit
+from engine_kit import MODEL, assert_consistent, cold, no_dead_row_is_read
 from session_kit import some_ids
 from tenure.arbiter.rules import action_policy
 from tenure.claims.event_types import EventType
 from tenure.claims.modes import ClaimState, RestorationOutcome
 from tenure.errors import HostTierFullError, TransferError, UsageError
-from tenure.models.tiny import tiny_model
 from tenure.runtime.hf.engine import (
     Claim,
     Engine,
@@ -26,49 +26,8 @@ from tenure.runtime.hf.engine import (
     TransferFaults,
 )
 
-MODEL = tiny_model("llama")
-BLOCK_SIZE = 4
+make_engine = functools.partial(engine_kit.make_engine, host_blocks=64)
 PREFIX, OTHER, BYSTANDER = some_ids(40), some_ids(64, seed=1), some_ids(16, seed=2)
-
-
-class Clock:
-    """Seconds that pass only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
-def make_engine(**options: Any) -> Engine:
-    clock = Clock()
-    settings: dict[str, Any] = {"usable_blocks": 24, "block_size": BLOCK_SIZE, "chunk_rows": 8, "clock": clock}
-    settings |= {"sleep": clock.sleep, "poison_released_rows": True, "host_blocks": 64}
-    return Engine(MODEL, **{**settings, **options})
-
-
-@functools.cache
-def cold_tokens(ids: tuple[int, ...], new_tokens: int) -> tuple[int, ...]:
-    return tuple(make_engine(usable_blocks=100).submit(ids, max_new_tokens=new_tokens).result())
-
-
-def cold(ids: list[int], new_tokens: int) -> list[int]:
-    return list(cold_tokens(tuple(ids), new_tokens))
-
-
-def assert_consistent(engine: Engine) -> None:
-    engine.check_invariants()
-    frames, ledger, store = engine.rows.frames, engine.plane.ledger, engine.plane._residency.store
-    assert frames.usable_blocks == ledger.usable_blocks
-    assert frames.used_blocks + ledger.free_blocks == ledger.usable_blocks
-    assert frames.used_blocks == len(store)
-    kept = len(engine.rows.tier._rows) + engine.rows.borrowed_blocks
-    assert engine.rows.host.used_bytes <= kept * engine.rows.host.block_bytes
-    assert engine.sink.faults == []  # type: ignore[attr-defined]
 
 
 def events(engine: Engine, claim: Claim) -> list[str]:
@@ -81,12 +40,8 @@ def requests_said(engine: Engine, request: Request) -> set[EventType]:
 
 @pytest.fixture(autouse=True)
 def _no_released_row_is_ever_read() -> Iterator[None]:
-    def look(_module: Any, _arguments: Any, output: Any) -> None:
-        assert torch.isfinite(output.logits).all(), "a row that holds nothing was attended to"
-
-    hook = MODEL.register_forward_hook(look)
-    yield
-    hook.remove()
+    with no_dead_row_is_read():
+        yield
 
 
 class Scene:

@@ -2,74 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from engine_kit import assert_consistent, cold, make_engine, no_dead_row_is_read
 from session_kit import some_ids
 from tenure.arbiter.decision import Route
 from tenure.arbiter.rules import action_policy
 from tenure.claims.modes import ClaimState, Outcome
 from tenure.errors import ClaimError, PolicyError, PoolSizeError, UsageError
-from tenure.models.tiny import tiny_model
 from tenure.runtime.hf.engine import Claim, Engine, Request, RequestRefusedError, RequestState
 
-MODEL = tiny_model("llama")
-BLOCK_SIZE = 4
 #: The published scenario: 60 blocks are protected, 70 are asked for, 80 can be used.
 RESIDENT, ACTIVE, USABLE = some_ids(240, seed=60), some_ids(276, seed=70), 80
 NEW_TOKENS = 5  # the last one's row is never computed, so the request takes 276 + 4 rows
 
 
-class Clock:
-    """Seconds that pass only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
-def make_engine(**options: Any) -> Engine:
-    clock = Clock()
-    settings: dict[str, Any] = {"usable_blocks": 24, "block_size": BLOCK_SIZE, "chunk_rows": 8, "clock": clock}
-    settings |= {"sleep": clock.sleep, "poison_released_rows": True}
-    return Engine(MODEL, **{**settings, **options})
-
-
-@functools.cache
-def cold_tokens(ids: tuple[int, ...], new_tokens: int, chunk_rows: int) -> tuple[int, ...]:
-    engine = make_engine(usable_blocks=100, chunk_rows=chunk_rows)
-    return tuple(engine.submit(ids, max_new_tokens=new_tokens).result())
-
-
-def cold(ids: list[int], new_tokens: int, *, chunk_rows: int = 8) -> list[int]:
-    return list(cold_tokens(tuple(ids), new_tokens, chunk_rows))
-
-
-def assert_consistent(engine: Engine) -> None:
-    engine.check_invariants()
-    frames, ledger = engine.rows.frames, engine.plane.ledger
-    assert frames.usable_blocks == ledger.usable_blocks
-    assert frames.used_blocks + ledger.free_blocks == ledger.usable_blocks
-    assert engine.sink.faults == []  # type: ignore[attr-defined]
-
-
 @pytest.fixture(autouse=True)
 def _no_released_row_is_ever_read() -> Iterator[None]:
-    def look(_module: Any, _arguments: Any, output: Any) -> None:
-        assert torch.isfinite(output.logits).all(), "a row that holds nothing was attended to"
-
-    hook = MODEL.register_forward_hook(look)
-    yield
-    hook.remove()
+    with no_dead_row_is_read():
+        yield
 
 
 # --- every action at 60/70/80 ---------------------------------------------------------------------------------------

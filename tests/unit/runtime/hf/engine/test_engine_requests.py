@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
+from engine_kit import MODEL, cold, make_engine
 from session_kit import some_ids
 from tenure.arbiter.rules import action_policy
 from tenure.claims.modes import Outcome
 from tenure.errors import QueueFullError, UsageError
-from tenure.models.tiny import tiny_model
 from tenure.runtime.hf.engine import Engine, Request, RequestRefusedError, RequestState
 from tenure.runtime.hf.sampling import Sampling
-
-MODEL = tiny_model("llama")
-BLOCK_SIZE = 4
-
-
-class Clock:
-    """Seconds that pass only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
-def make_engine(**options: Any) -> Engine:
-    clock = Clock()
-    settings: dict[str, Any] = {"usable_blocks": 24, "block_size": BLOCK_SIZE, "chunk_rows": 8, "clock": clock}
-    settings |= {"sleep": clock.sleep, "poison_released_rows": True}
-    return Engine(MODEL, **{**settings, **options})
-
-
-@functools.cache
-def cold_tokens(ids: tuple[int, ...], new_tokens: int) -> list[int]:
-    return make_engine(usable_blocks=200).submit(ids, max_new_tokens=new_tokens).result()
-
-
-def cold(ids: list[int], new_tokens: int) -> list[int]:
-    return list(cold_tokens(tuple(ids), new_tokens))
 
 
 def assert_nothing_is_held(engine: Engine) -> None:

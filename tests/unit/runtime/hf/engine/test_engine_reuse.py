@@ -2,68 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 
+from engine_kit import BLOCK_SIZE, cold, make_engine, no_dead_row_is_read
 from session_kit import some_ids
 from tenure.arbiter.rules import ReuseAdmission, action_policy
 from tenure.claims.event_types import EventType
 from tenure.claims.modes import ClaimState, Outcome
 from tenure.errors import ClaimError, UsageError
-from tenure.models.tiny import tiny_model
 from tenure.runtime.hf.engine import Engine, Request, RequestState
-
-MODEL = tiny_model("llama")
-BLOCK_SIZE = 4
-LOUDER, SOFTER = 2.0, 0.5
-
-
-class Clock:
-    """Seconds that pass only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def sleep(self, seconds: float) -> None:
-        self.now_s += seconds
-
-
-@contextmanager
-def scaled(factor: float) -> Iterator[None]:
-    """An adapter: every embedding is scaled, so that rows of two adapters differ."""
-    hook = MODEL.get_input_embeddings().register_forward_hook(lambda _module, _arguments, output: output * factor)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-ADAPTERS = {"louder": lambda: scaled(LOUDER), "softer": lambda: scaled(SOFTER)}
-
-
-def make_engine(**options: Any) -> Engine:
-    clock = Clock()
-    settings: dict[str, Any] = {"usable_blocks": 24, "block_size": BLOCK_SIZE, "chunk_rows": 8, "clock": clock}
-    settings |= {"sleep": clock.sleep, "poison_released_rows": True, "adapters": ADAPTERS}
-    return Engine(MODEL, **{**settings, **options})
-
-
-@functools.cache
-def cold_tokens(ids: tuple[int, ...], new_tokens: int, adapter_id: str | None) -> tuple[int, ...]:
-    engine = make_engine(usable_blocks=100)
-    return tuple(engine.submit(ids, max_new_tokens=new_tokens, adapter_id=adapter_id).result())
-
-
-def cold(ids: list[int], new_tokens: int, *, adapter_id: str | None = None) -> list[int]:
-    return list(cold_tokens(tuple(ids), new_tokens, adapter_id))
 
 
 def reused_tokens(request: Request) -> int:
@@ -96,12 +47,8 @@ def evicted(engine: Engine) -> list[tuple[str, int]]:
 
 @pytest.fixture(autouse=True)
 def _no_released_row_is_ever_read() -> Iterator[None]:
-    def look(_module: Any, _arguments: Any, output: Any) -> None:
-        assert torch.isfinite(output.logits).all(), "a row that holds nothing was attended to"
-
-    hook = MODEL.register_forward_hook(look)
-    yield
-    hook.remove()
+    with no_dead_row_is_read():
+        yield
 
 
 # --- reuse gives what a cold run gives ------------------------------------------------------------------------------
