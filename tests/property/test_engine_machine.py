@@ -206,7 +206,7 @@ class Episode:
         full = max(1, len(ids) // BLOCK_SIZE)
         blocks = rng.choice((full, full, rng.randint(1, full)))
         needed = rng.randint(0, blocks)
-        keys = self.engine._keys(BlockHasher(self.engine.cache_identity(salt, None)), ids)
+        keys = self.engine._naming.keys(BlockHasher(self.engine.cache_identity(salt, None)), ids)
         claim_id = f"c{len(self.asked)}"
         self.asked[claim_id], self.prefixes[claim_id] = keys[:needed], (ids, salt)
         options: dict[str, Any] = {"mode": mode, "claim_id": claim_id, "salt": salt, "footprint_blocks": blocks}

@@ -62,6 +62,7 @@ class MemoryTelemetry:
         clock_ns: what the events are stamped with.
         usable_blocks: what is written in every event from now on; may be set later. None while unknown.
         on_fault: what becomes of faulty events.
+        keep_events: about how many of the newest are kept; None for all.
     """
 
     def __init__(
@@ -72,8 +73,11 @@ class MemoryTelemetry:
         clock_ns: ClockNs,
         usable_blocks: int | None = None,
         on_fault: FaultPolicy = FaultPolicy.RAISE,
+        keep_events: int | None = None,
     ) -> None:
         self.events: list[Event] = []
+        self._keep_events = keep_events
+        self._sequence = 0
         self.faults: list[str] = []
         self.usable_blocks = usable_blocks
         self._run_id = run_id
@@ -98,7 +102,7 @@ class MemoryTelemetry:
         """
         event = Event(
             event_type=event_type,
-            event_sequence=len(self.events),
+            event_sequence=self._sequence,
             timestamp_ns=self._clock_ns(),
             run_id=self._run_id,
             policy=self._policy,
@@ -118,6 +122,9 @@ class MemoryTelemetry:
                 raise
             self.faults.append(str(fault))
         self.events.append(event)
+        self._sequence += 1
+        if self._keep_events is not None and len(self.events) > 2 * self._keep_events:
+            del self.events[: -self._keep_events]  # rarely, so that an event costs the same however many are kept
         return event.event_sequence
 
     def to_json_lines(self) -> str:

@@ -24,7 +24,7 @@ ZOO_PREFIX = "zoo:"
 #: Names that stand for a factory in the package.
 BUILT_IN = {
     "micro": "tenure.runtime.micro.subject:subject_factory",
-    "hf": "tenure.runtime.hf.engine.subject:subject_factory",
+    "hf": "tenure.cli.subjects:engine_on_the_default_model",
 }
 
 

@@ -211,3 +211,11 @@ def test_a_record_with_an_older_event_name_is_understood() -> None:
     assert Event.from_record(record) == memory.events[0]
     with pytest.raises(TraceError, match="no event"):
         Event.from_record(record | {"event": "block_removed"})
+
+
+def test_memory_that_is_bounded_keeps_the_newest_events_and_their_numbers() -> None:
+    memory = MemoryTelemetry(run_id="run", policy="p", clock_ns=lambda: 0, keep_events=3)
+    for number in range(20):
+        memory.emit(EventType.REQUEST_SUBMITTED, {"active_live_blocks_required": 1}, request_id=f"r{number}")
+    assert 3 <= len(memory.events) <= 6
+    assert [event.event_sequence for event in memory.events] == list(range(20))[-len(memory.events) :]

@@ -172,7 +172,7 @@ class Admission:
         if self._refuses(failed):
             self._refuse_unrestorable(work, decision, failed)
             return
-        self._report_failures(failed, work)
+        self._report_failures(failed, work, cached_blocks=len(cached))
         for claim_id in loaded:
             self.residency.registry.require_restore(claim_id, request_id=request_id)
         adopted = self._adoptable(cached)
@@ -295,9 +295,9 @@ class Admission:
     def _refuses(self, failed: Mapping[str, LoadFailure]) -> bool:
         return any(self._outcome_of(failure) is RestorationOutcome.REFUSAL for failure in failed.values())
 
-    def _report_failures(self, failed: Mapping[str, LoadFailure], work: Work) -> None:
-        """The claims end; what they covered is computed again, under the request's own name."""
-        asked = set(work.request.keys)
+    def _report_failures(self, failed: Mapping[str, LoadFailure], work: Work, *, cached_blocks: int) -> None:
+        """The claims end; what they covered and nobody else has is computed again, under the request's own name."""
+        asked = set(work.keys[cached_blocks:])
         for claim_id, failure in failed.items():
             covered = asked.intersection(block_keys(self.residency.registry.status(claim_id).claim))
             work.recomputed_tokens += len(covered) * self._block_size
@@ -315,7 +315,7 @@ class Admission:
         """Nothing was taken yet: the first claim whose rows may still come back says why the request is refused."""
         refusing = min(name for name, why in failed.items() if self._outcome_of(why) is RestorationOutcome.REFUSAL)
         ending = {name: why for name, why in failed.items() if self._outcome_of(why) is not RestorationOutcome.REFUSAL}
-        self._report_failures(ending, work)
+        self._report_failures(ending, work, cached_blocks=0)
         self.residency.registry.require_restore(refusing, request_id=work.request_id)
         self._restoration_failed(refusing, failed[refusing], RestorationOutcome.REFUSAL, work)
         self.residency.drop_copies(decision.plan.offload)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from tenure.arbiter.decision import Route
-from tenure.arbiter.pressure import LivePlan, even_chunks
+from tenure.arbiter.pressure import LivePlan
 from tenure.arbiter.rules import ActionPolicy
-from tenure.claims.blocks import BlockKey, hashed_block_key
+from tenure.claims.blocks import BlockKey
 from tenure.claims.clock import Clock
 from tenure.claims.journal import Journal
 from tenure.claims.modes import ProtectionMode, RestorationOutcome, parse_mode
-from tenure.claims.objects import ClaimStatus, ResidentClaim
-from tenure.claims.predicate import leading_prefix_at_least
+from tenure.claims.objects import ClaimStatus
 from tenure.claims.receipts import Receipt
 from tenure.claims.telemetry import EventSink, FaultPolicy, MemoryTelemetry
-from tenure.errors import ClaimError, PolicyError, QueueFullError, UsageError
+from tenure.errors import ClaimError, QueueFullError, UsageError
 from tenure.kv.geometry import geometry_from_config
 from tenure.kv.identity import BlockHasher, CacheIdentity
 from tenure.policy import Policy, as_policy
@@ -28,13 +28,15 @@ from tenure.pool import LEAST_CHOSEN_BLOCKS
 from tenure.pool.frames import BlockFrames
 from tenure.pool.layout import layout_for
 from tenure.runtime.control import ControlPlane, RequestTerms, Standing, Work
-from tenure.runtime.hf.attention import watch_queries
 from tenure.runtime.hf.engine.computing import Adapter, Answer, Computer
 from tenure.runtime.hf.engine.faults import TransferFaults
 from tenure.runtime.hf.engine.handles import Claim, Request, RequestState
+from tenure.runtime.hf.engine.naming import Naming
+from tenure.runtime.hf.engine.offering import LEAST_STREAMED_BLOCKS, require_host, require_offered, shows_queries
+from tenure.runtime.hf.engine.offering import live_plan as make_live_plan
 from tenure.runtime.hf.engine.rows import DeviceRows
 from tenure.runtime.hf.identity import Identity, computed_identity
-from tenure.runtime.hf.runs import require_ids, require_poolable_runs
+from tenure.runtime.hf.runs import require_poolable_runs
 from tenure.runtime.hf.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
@@ -46,10 +48,10 @@ RETRY_S = 0.5
 """How often requests that wait are looked at again when nothing else happens: deferrals end within this of their bound."""
 IDLE_S = 0.02
 """How long `work` sleeps when there is nothing to compute and somebody waits."""
-LEAST_STREAMED_BLOCKS = 2
-"""Blocks of the smallest arena that rows on the host can be streamed through: one stays while another passes."""
 REMEMBERED = 4096
 """Requests that are over, and claims whose receipts are kept, at most."""
+KEPT_EVENTS = 200_000
+"""Events that an engine without a sink of the caller's keeps in memory."""
 DEFAULT_TENANT = "default"
 
 Router = Callable[[RequestTerms], Sequence[Route]]
@@ -70,7 +72,7 @@ class Engine:
         host_blocks: blocks of host memory for offloaded claims, paused and bounded requests; 0 for none.
         recall_host_blocks: blocks for requests under `bound_active_live` alone, beside those; None shares `host_blocks`.
         policy: what is tried when it does not fit; `tenure.arbiter.action_policy`.
-        sink: where events go (`JsonLinesTelemetry` for service); None keeps them in memory, in `sink.events`.
+        sink: where events go (`JsonLinesTelemetry` for service); None keeps the last of them in memory, in `sink.events`.
         journal, clock_id: where claims are kept over a restart, and what tells `clock` from the one before.
         clock: seconds that never go back.
         sleep: how to wait when only waiting is left.
@@ -121,14 +123,16 @@ class Engine:
         poison_released_rows: bool = False,
     ) -> None:
         require_poolable_runs(model.config)
-        _require_host(policy, host_blocks, recall_host_blocks)
+        require_host(policy, host_blocks=host_blocks, recall_host_blocks=recall_host_blocks)
         if chunk_rows < 1 or max_waiting < 1:
             raise UsageError(f"chunk_rows={chunk_rows} and max_waiting={max_waiting} must be 1 or more each")
         self.model = model
         self.tokenizer = tokenizer
         self.block_size = block_size
-        self._can_recall = _shows_queries(model)
-        layout = layout_for(geometry_from_config(model.config, dtype=_name(model.dtype)), block_size=block_size)
+        self._can_recall = shows_queries(model)
+        layout = layout_for(
+            geometry_from_config(model.config, dtype=str(model.dtype).removeprefix("torch.")), block_size=block_size
+        )
         frames = BlockFrames(
             layout,
             usable_blocks=usable_blocks,
@@ -166,7 +170,13 @@ class Engine:
             on_done=self._done,
             on_failed=self._failed,
         )
-        self._identity = computed_identity(model, tokenizer) if identity is None else identity
+        self._naming = Naming(
+            model,
+            tokenizer,
+            block_size=block_size,
+            identity=computed_identity(model, tokenizer) if identity is None else identity,
+            adapters=self.adapters,
+        )
         self._chunk_rows, self._max_waiting = chunk_rows, max_waiting
         self._least_arena_blocks = least_arena_blocks
         self._router, self._on_route = router, on_route
@@ -208,32 +218,24 @@ class Engine:
         still under way, or an unknown adapter. Nothing has changed then.
         """
         parsed = parse_mode(mode)
-        self._require_offered(parsed)
+        require_offered(parsed, host_blocks=self.rows.tier.usable_blocks)
         if claim_id in self._over:
             message = f"{claim_id!r} is the id of a request; give the claim another, or the trace mixes them up"
             raise ClaimError(message, field="claim_id", clause="TNR-ACC-001")
-        identity = self.cache_identity(salt, adapter_id)
-        keys = self._keys(BlockHasher(identity), self._prefix_ids(prefix))
-        blocks = len(keys) if footprint_blocks is None else footprint_blocks
-        if not keys or blocks > len(keys):
-            message = (
-                f"asks for {blocks} blocks of a prefix that has {len(keys)} full blocks of {self.block_size} tokens"
-            )
-            raise ClaimError(f"{message}; ask for 1 to {len(keys)}" if keys else message, field="footprint_blocks")
-        claim = ResidentClaim(
+        claim, object_blocks = self._naming.claim(
+            self.cache_identity(salt, adapter_id),
+            self._naming.prefix_ids(prefix),
             claim_id=self._name("claim") if claim_id is None else claim_id,
             owner_scope=owner_scope,
-            cache_identity=identity,
-            object_id=f"prefix:{keys[blocks - 1][1]}"[:23] if object_id is None else object_id,
-            materialization_predicate=leading_prefix_at_least(blocks if required_blocks is None else required_blocks),
-            footprint_blocks=blocks,
-            protection_mode=parsed,
+            mode=parsed,
+            footprint_blocks=footprint_blocks,
+            required_blocks=required_blocks,
             duration_s=duration_s,
+            object_id=object_id,
             revision=revision,
             fallback_mode=None if fallback_mode is None else parse_mode(fallback_mode),
-            block_hashes=tuple(str(key[1]) for key in keys[:blocks]),
         )
-        self._note(self.plane.submit_claim(claim, object_blocks=len(keys)))
+        self._note(self.plane.submit_claim(claim, object_blocks=object_blocks))
         self._settle()
         return Claim(claim=claim, engine=self)
 
@@ -244,7 +246,7 @@ class Engine:
         its rows stay as long as nobody needs the room. Options and errors as `claim`.
         """
         self._require_queue_room()
-        ids = self._prefix_ids(prefix)
+        ids = self._naming.prefix_ids(prefix)
         claim = self.claim(ids, **options)  # type: ignore[arg-type]  # the same options
         identity = claim.claim.cache_identity
         request = self.submit(
@@ -297,22 +299,22 @@ class Engine:
         """Send a prompt. It is admitted, bounded, deferred, refused or routed at once; tokens come as the engine works.
 
         Room is asked for the rows of the prompt and of all new tokens but the last, which nobody reads, or as `live_plan`
-        says; 0 new tokens only reads the prompt. `keep_for_reuse=False`
-        keeps its rows out of the prefix cache, `may_be_bounded=False` has it served exactly and on the device or not at
-        all. A request that can never fit is refused, and its `receipt` and `result()` say so.
+        says; 0 new tokens only reads the prompt. `keep_for_reuse=False` keeps its rows out of the prefix cache,
+        `may_be_bounded=False` has it served exactly and on the device or not at all. A request that can never fit is
+        refused, and its `receipt` and `result()` say so.
 
         Raises `UsageError` for an empty prompt, an id outside the vocabulary, an unknown adapter, a negative number or a
         used `request_id`; `QueueFullError` when `max_waiting` requests wait. Nothing has changed then.
         """
-        ids = self._prompt_ids(prompt)
+        ids = self._naming.prompt_ids(prompt)
         if max_new_tokens < 0:
             raise UsageError(f"max_new_tokens is {max_new_tokens}; expected 0 (only read the prompt) or more")
         self._require_queue_room()
         identity = self.cache_identity(salt, adapter_id)
         hasher = BlockHasher(identity)
-        keys = self._keys(hasher, ids)
+        keys = self._naming.keys(hasher, ids)
         blocks = -(-(len(ids) + max(0, max_new_tokens - 1)) // self.block_size)
-        plan = self._live_plan(blocks, live_plan)
+        plan = make_live_plan(blocks, given=live_plan, chunk_blocks=self._chunk_rows // self.block_size)
         terms = RequestTerms(
             request_id=self._name("request") if request_id is None else request_id,
             keys=keys,
@@ -324,7 +326,7 @@ class Engine:
             priority=priority,
         )
         if self._router is not None:
-            terms = _routed(terms, tuple(self._router(terms)))
+            terms = replace(terms, routes=tuple(self._router(terms)))
         if terms.request_id in self._requests or terms.request_id in self._over:
             raise UsageError(f"request_id {terms.request_id!r} was used before; give every request its own")
         request = Request(
@@ -341,7 +343,7 @@ class Engine:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             generator=torch.Generator().manual_seed(seed),
-            stop_ids=self._default_stop_ids() if stop_ids is None else frozenset(stop_ids),
+            stop_ids=self._naming.stop_ids() if stop_ids is None else frozenset(stop_ids),
             hasher=hasher,
             identity=identity,
             priority=priority,
@@ -356,17 +358,6 @@ class Engine:
             raise
         self._settle()
         return request
-
-    def _live_plan(self, blocks: int, given: LivePlan | None) -> LivePlan:
-        if given is None:
-            chunk_blocks = max(LEAST_STREAMED_BLOCKS, self._chunk_rows // self.block_size)
-            return LivePlan(chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=chunk_blocks))
-        if given.max_live_blocks < blocks:
-            raise UsageError(
-                f"live_plan keeps {given.max_live_blocks} blocks and the request needs {blocks} of {self.block_size} rows; "
-                "a schedule with a window or with recomputation is chosen by the policy, not by the caller"
-            )
-        return given
 
     def receipt(self, request_id: str) -> Receipt:
         """How a request stands. Raises `UsageError` for an unknown one."""
@@ -553,90 +544,9 @@ class Engine:
                 f"{self._max_waiting} requests wait already (max_waiting); send this one again when some have been served"
             )
 
-    def _prompt_ids(self, prompt: str | Iterable[int]) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise UsageError("this engine has no tokenizer, so it takes ids only; pass one to Engine(...)")
-            prompt = self.tokenizer.encode(prompt, add_special_tokens=False)
-        ids = [int(token) for token in prompt]
-        require_ids(self.model, ids)
-        return ids
-
-    def _prefix_ids(self, prefix: str | Iterable[int] | Request) -> list[int]:
-        if not isinstance(prefix, Request):
-            return self._prompt_ids(prefix)
-        if not prefix.state.is_over:
-            raise UsageError(
-                f"request {prefix.request_id} is {prefix.state}, and its prefix still grows; claim it when it is done, "
-                "or claim its prompt's ids"
-            )
-        # The last token was told and never read, so it has no row.
-        return [*prefix.prompt_ids, *prefix.token_ids][: len(prefix.prompt_ids) + max(0, len(prefix.token_ids) - 1)]
-
-    def _keys(self, hasher: BlockHasher, ids: Sequence[int]) -> tuple[BlockKey, ...]:
-        return tuple(hashed_block_key(hasher.identity, name.hex()) for name in hasher.extend(ids))
-
     def cache_identity(self, salt: str = DEFAULT_TENANT, adapter_id: str | None = None) -> CacheIdentity:
         """Whose rows a request with this salt and adapter may see. Raises `UsageError` for an unknown adapter."""
-        if adapter_id is not None and adapter_id not in self.adapters:
-            known = ", ".join(self.adapters) or "none"
-            raise UsageError(f"adapter {adapter_id!r} is not known to this engine; it has {known}")
-        return CacheIdentity(
-            cache_key_domain="tenure-block-hash",
-            model_id=self._identity.model_id,
-            tokenizer_id=self._identity.tokenizer_id,
-            salt_namespace=salt,
-            block_size=self.block_size,
-            adapter_id=adapter_id,
-            kv_format=_name(self.model.dtype),
-        )
-
-    def _require_offered(self, mode: ProtectionMode) -> None:
-        if mode is ProtectionMode.ROUTED_REUSE:
-            message = "routed_reuse promises reuse on another worker, and this runtime has none; use another mode"
-            raise ClaimError(message, field="protection_mode", clause="TNR-ACC-006")
-        if mode is ProtectionMode.OFFLOADABLE and not self.rows.tier.usable_blocks:
-            message = (
-                "offloadable needs a slower tier, and host_blocks is 0; give the engine host_blocks or use demotable"
-            )
-            raise ClaimError(message, field="protection_mode", clause="TNR-ACC-006")
-
-    def _default_stop_ids(self) -> frozenset[int]:
-        named = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        found = set(named) if isinstance(named, list) else {named}
-        found.add(getattr(self.tokenizer, "eos_token_id", None))
-        return frozenset(token for token in found if token is not None)
-
-
-def _require_host(policy: ActionPolicy | None, host_blocks: int, recall_host_blocks: int | None) -> None:
-    """A policy of the operator's own must not name what cannot be done."""
-    if policy is None:
-        return
-    named = {step for line in policy.lines.values() for step in map(str, line.steps)}
-    recall_blocks = host_blocks if recall_host_blocks is None else recall_host_blocks
-    for step, name, blocks in (
-        ("offload_active", "host_blocks", host_blocks),
-        ("bound_active_live", "host_blocks", recall_blocks),
-    ):
-        if step in named and not blocks:
-            raise PolicyError(
-                f"the policy says {step}, which keeps rows on the host, and {name} is 0; give the engine {name}, or leave "
-                "the step out"
-            )
-
-
-def _shows_queries(model: PreTrainedModel) -> bool:
-    try:
-        watch_queries(model.config)
-    except PolicyError:
-        return False
-    return True
-
-
-def _routed(terms: RequestTerms, routes: tuple[Route, ...]) -> RequestTerms:
-    from dataclasses import replace
-
-    return replace(terms, routes=routes)
+        return self._naming.cache_identity(salt, adapter_id)
 
 
 def _memory(clock: Clock, usable_blocks: int) -> MemoryTelemetry:
@@ -646,8 +556,5 @@ def _memory(clock: Clock, usable_blocks: int) -> MemoryTelemetry:
         clock_ns=lambda: round(clock() * 1e9),
         usable_blocks=usable_blocks,
         on_fault=FaultPolicy.COUNT,
+        keep_events=KEPT_EVENTS,
     )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

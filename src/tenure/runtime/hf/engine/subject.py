@@ -1,12 +1,11 @@
 """The engine as a subject of `tenure.conformance`: a real model computes every block, and blocks are named by their tokens.
 
-`subject_factory` is what `tenure grade hf` calls: the default model, loaded once. `factory_for` grades any other model.
+`factory_for` makes one for any model; `tenure grade hf` uses the default one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -162,19 +161,3 @@ def factory_for(model: PreTrainedModel, identity: Identity | None = None) -> Sub
     """Makes subjects that run this model. Reads every weight once where no `identity` is given."""
     known = computed_identity(model, None) if identity is None else identity
     return lambda setup: EngineSubject(setup, model, known)
-
-
-@functools.cache
-def _default_factory() -> SubjectFactory:
-    from tenure.models import load
-
-    loaded = load()
-    return factory_for(loaded.model, loaded.identity)
-
-
-def subject_factory(setup: Setup) -> EngineSubject:
-    """A fresh engine on the default model, for one check."""
-    subject = _default_factory()(setup)
-    if not isinstance(subject, EngineSubject):
-        raise TypeError(subject)
-    return subject
