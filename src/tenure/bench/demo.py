@@ -1,4 +1,4 @@
-"""What `tenure demo` does: one long text, one fact in it, one question, asked with three caches."""
+"""What `tenure demo` does: one long text, one fact in it, one question, asked with three caches; then two tenants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from tenure.bench.pressure_scene import ActionRow, Sizes, cold_answers, run_action, text_scene
 from tenure.bench.timeline import Timeline
+from tenure.models import LoadedModel
 from tenure.models.texts import text_ids
 from tenure.policy import Policy
 from tenure.runtime.hf import Session
@@ -24,6 +26,9 @@ ANSWER = "1874"
 FACT_DEPTH = 0.12
 READ_ROWS = 256
 MAX_NEW_TOKENS = 24
+#: The sizes of `tenure pressure` with half as many tokens: the same decisions in half the time.
+TENANT_SIZES = Sizes(block_size=8, new_tokens=8)
+TENANT_ACTIONS = ("native", "refuse", "offload_resident", "bound_active_live")
 
 Progress = Callable[[int, int], None]
 
@@ -134,3 +139,15 @@ def _marked(session: Session, timeline: Timeline) -> Iterator[int]:
     for token in session.generate(max_new_tokens=MAX_NEW_TOKENS):
         timeline.mark(session.logical_rows)
         yield token
+
+
+def two_tenants(loaded: LoadedModel, *, progress: Callable[[str], None]) -> list[ActionRow]:
+    """A parked prefix and a request that do not fit together: native eviction, then three actions of the contract."""
+    scene = text_scene(loaded.model, loaded.tokenizer, TENANT_SIZES, name=loaded.name, identity=loaded.identity)
+    progress("the cold answers")
+    cold = cold_answers(scene)
+    rows = []
+    for name in TENANT_ACTIONS:
+        progress(name)
+        rows.append(run_action(name, scene, cold))
+    return rows

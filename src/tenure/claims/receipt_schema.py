@@ -80,6 +80,7 @@ RECEIPT_FIELDS: Mapping[str, tuple[dict[str, Any], str]] = MappingProxyType(
         "retry_after_s": ({"type": "number", "minimum": 0}, "how long to wait before it is worth asking again"),
         "tier": (_words(Tier), "where the claim's blocks are, when that changed"),
         "caused_by_request_id": (dict(_TEXT), "the request for which a claim gave way"),
+        "route_target": (dict(_TEXT), "the worker that the request went to"),
         "failure": (dict(_TEXT), "what went wrong on the way, where the outcome is not what was tried first"),
     }
 )

@@ -107,6 +107,7 @@ class Receipt:
         tier: where the claim's blocks are, when that changed.
         caused_by_request_id: the request for which a claim gave way.
         failure: what went wrong on the way, in words, where the outcome is not what was tried first.
+        route_target: the worker that the request went to.
 
     Raises:
         ClaimError: nobody is named, a claim blocks twice, or a number is no number.
@@ -129,6 +130,7 @@ class Receipt:
     tokens: ReceiptTokens | None = None
     is_exact: bool | None = None
     failure: str | None = None
+    route_target: str | None = None
 
     def __post_init__(self) -> None:
         if self.claim_id is None and self.request_id is None:
@@ -179,7 +181,9 @@ class Receipt:
     def sentence(self) -> str:
         """The receipt in one line of words, numbers included."""
         who = f"claim {self.claim_id}" if self.claim_id is not None else f"request {self.request_id}"
-        parts = [f"{who}: {self.outcome.value} ({self.reason})"]
+        by = f" by {self.action.value}" if self.action is not None and self.outcome is Outcome.BOUNDED else ""
+        to = "" if self.route_target is None else f" to {self.route_target}"
+        parts = [f"{who}: {self.outcome.value}{by}{to} ({self.reason})"]
         if self.numbers is not None:
             n = self.numbers
             left = f"protected {n.protected_blocks}" if n.owed_blocks is None else f"owed {n.owed_blocks}"

@@ -1,4 +1,4 @@
-"""`tenure demo`: a fact planted early in a long text, and a question about it, with three caches."""
+"""`tenure demo`: a fact planted early in a long text, and a question about it, with three caches; then two tenants."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tenure.bench.demo import DemoResult, DemoText
+    from tenure.models import LoadedModel
 PICTURE = typer.Option("tenure-demo.png", "--picture", help="Where the PNG goes.")
 
 
@@ -29,21 +30,25 @@ def demo(
     picture: Path = PICTURE,
     threads: int = typer.Option(2, "--threads", min=1, help="Torch threads."),
 ) -> None:
-    """Plant a fact early in a long text, then ask for it: full cache, pool with recency, pool with attention mass."""
+    """Plant a fact early in a long text, then ask for it: full cache, pool with recency, pool with attention mass.
+
+    Then two tenants want the same memory, and each of four actions says what it did to both.
+    """
     from rich.console import Console
 
     require_writable(picture, picture=True)
     console = Console()
     started = time.perf_counter()
-    results, text = _run(console, model=model, text_tokens=text_tokens, pool=pool, threads=threads)
+    loaded, results, text = _run(console, model=model, text_tokens=text_tokens, pool=pool, threads=threads)
     _show_table(console, results)
     _show_timelines(console, results, text, picture=picture)
+    _show_tenants(console, loaded)
     console.print(f"[dim]{time.perf_counter() - started:.0f} s in all[/]")
 
 
 def _run(
     console: Console, *, model: str, text_tokens: int, pool: str, threads: int
-) -> tuple[list[DemoResult], DemoText]:
+) -> tuple[LoadedModel, list[DemoResult], DemoText]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     # The size is checked before a model is loaded for nothing.
@@ -78,7 +83,7 @@ def _run(
                 results.append(scene.answer_with_full_cache(loaded.model, loaded.tokenizer, text, advance))
             else:
                 results.append(scene.answer_with_pool(loaded.model, loaded.tokenizer, text, policy, advance, pool=pool))
-    return results, text
+    return loaded, results, text
 
 
 def _show_table(console: Console, results: list[DemoResult]) -> None:
@@ -119,3 +124,26 @@ def _show_timelines(console: Console, results: list[DemoResult], text: DemoText,
     final = min(sum(1 for rows in timeline.rows_at_moments() if rows >= len(text.context)) for _, timeline in drawn)
     draw_timelines(drawn, picture, marked_block=marked, final_moments=final)
     console.print(f"\nThe same as a picture: [bold]{picture}[/]")
+
+
+def _show_tenants(console: Console, loaded: LoadedModel) -> None:
+    """The second scene: what eviction does without a word, and three ways of saying one."""
+    from rich.console import Console as Terminal
+
+    from tenure.bench import demo as scene
+    from tenure.cli.pressure import action_table
+
+    sizes = scene.TENANT_SIZES
+    with Terminal(stderr=True).status("two tenants ...") as status:
+        rows = scene.two_tenants(loaded, progress=lambda action: status.update(f"two tenants: {action} ..."))
+    console.print(
+        f"\n[bold]Two tenants want the same memory[/]: one parked a prefix of {sizes.resident_blocks} blocks, the other "
+        f"asks for {sizes.active_blocks}, and there are {sizes.usable_blocks}. Without a claim the prefix is lost and "
+        f"nobody is told; with one, somebody decides, and says so:\n"
+    )
+    console.print(action_table(rows, columns=console.width))
+    console.print(
+        "[dim]cold?: whether the tokens are those of a run with room for everything (no*: not exact, and its receipt says "
+        "so). reuse: tokens of the prefix that its owner finds afterwards; TTFT: its time to the first token, as a share "
+        "of a cold one. Every action: tenure pressure[/]"
+    )

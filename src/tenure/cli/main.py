@@ -23,6 +23,7 @@ _WRONG_CALL: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kin
 #: Modules that each add their commands with `register(app)`. Nothing heavy is imported until a command runs.
 COMMAND_MODULES: tuple[str, ...] = (
     "tenure.cli.demo",
+    "tenure.cli.pressure",
     "tenure.cli.chat",
     "tenure.cli.bench",
     "tenure.cli.check",

@@ -200,14 +200,20 @@ def receipt(work: Work, *, block_size: int) -> Receipt:
             granted_blocks=decision.plan.live_blocks if runs else 0,
             protected_blocks=pressure.protected_blocks,
             active_live_blocks=pressure.active_blocks,
-            usable_blocks=pressure.usable_blocks,
+            usable_blocks=pressure.usable_blocks + decision.plan.add_blocks,
             shortfall_blocks=pressure.shortfall_blocks,
         ),
         tokens=tokens,
         is_exact=decision.actions[-1] is not Action.BOUND_ACTIVE_LIVE if runs else None,
-        action=Action.OFFLOAD_ACTIVE if is_paused else decision.action,
+        action=Action.OFFLOAD_ACTIVE if is_paused else _action(decision),
         blocking_claim_ids=decision.blocking_claim_ids,
         next_step=_NEXT.get(outcome, NextStep.NOTHING),
         retry_after_s=decision.retry_after_s,
         failure=work.failure,
+        route_target=None if decision.plan.route is None else decision.plan.route.target,
     )
+
+
+def _action(decision: Decision) -> Action:
+    """What resolved the conflict; for a request that runs in less, how it does."""
+    return decision.actions[-1] if decision.outcome is Outcome.BOUNDED else decision.action

@@ -81,7 +81,8 @@ class Engine:
         addable_blocks: by how much `add_capacity` may grow the pool.
         router: hook: other workers that would take a request. `on_route` is then told of one that went there.
         claim_budget_blocks: most blocks that claims may protect together.
-        restore_failure: what follows when offloaded rows cannot be brought back now. Rows that are lost end their claim.
+        restore_failure: what follows when the host does not give offloaded rows back now. Rows that are lost end their
+            claim, and so do rows whose copy fails after room was made: the request then computes them itself.
         recall: how a bounded request chooses what it sees; `least_arena_blocks` is the smallest arena it is given.
         identity: names model and tokenizer in cache identities (`tenure.models.load(...).identity`); None computes it.
         adapters: by id, what makes one active for the forwards inside it.
