@@ -5,7 +5,7 @@ Run: python examples/04_many_sessions.py
 
 from tenure.arbiter import action_policy
 from tenure.models import load
-from tenure.runtime.hf.engine import Engine, RequestState
+from tenure.runtime.hf import Engine
 
 MANUAL = (
     "The pump has three settings. Setting one is for rain water, setting two for the well, setting three for the tank. "
@@ -45,8 +45,7 @@ def main() -> None:
 
     # Tenant a is back: the rows come from the host, checked, byte for byte.
     again = engine.submit(MANUAL + QUESTION, max_new_tokens=4, salt="a")
-    assert again.result() == answer.result()
-    assert again.state is RequestState.DONE
+    print(f"the same answer: {again.result() == answer.result()}")
     print(again.receipt.sentence())
 
 

@@ -52,4 +52,5 @@ def test_two_tenants_share_a_pool_and_each_is_told(capsys: pytest.CaptureFixture
     output = shown("04_many_sessions.py", capsys)
     assert "reused 592 tokens" in output
     assert "claim claim-1: offloaded" in output
+    assert "the same answer: True" in output
     assert "restored 592 tokens" in output

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from tenure.bench.pressure_scene import ActionRow, Sizes, cold_answers, run_action, text_scene
+from tenure.bench.pressure_actions import ActionRow, run_action
+from tenure.bench.pressure_scene import Sizes, cold_answers, text_scene
 from tenure.bench.timeline import Timeline
 from tenure.models import LoadedModel
 from tenure.models.texts import text_ids

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 
 from tenure.arbiter.rules import action_policy
-from tenure.bench.pressure_scene import ACTIONS, NEW_TOKENS, Sizes, cold_answers, run_action, text_scene
+from tenure.bench.pressure_actions import ACTIONS, run_action
+from tenure.bench.pressure_scene import NEW_TOKENS, Sizes, cold_answers, text_scene
 from tenure.bench.pressure_soak import run_soak
 from tenure.bench.report import Bar, BenchReport, environment, median
 from tenure.claims.modes import Outcome

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tenure.bench.pressure_scene import Sizes, SweepRow
+from tenure.bench.pressure_actions import SweepRow
+from tenure.bench.pressure_scene import Sizes
 from tenure.errors import DiskFullError
 
 RESIDENT, ACTIVE, LOST, REFUSED, POOL = "#2a7f4f", "#9db4c8", "#b03a2e", "#8a8a8a", "#d08700"

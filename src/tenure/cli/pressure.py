@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from tenure.bench.pressure_scene import ActionRow, ColdAnswers, Scene, Sizes, SweepRow
+    from tenure.bench.pressure_actions import ActionRow, SweepRow
+    from tenure.bench.pressure_scene import ColdAnswers, Scene, Sizes
     from tenure.runtime.hf.engine import FaultPoint
 
 EXIT_BROKEN = 1
@@ -52,7 +53,8 @@ def pressure(
         require_writable(trace)
     console = Console()
     with Console(stderr=True).status("loading libraries ..."):
-        from tenure.bench.pressure_scene import Sizes, fault_point
+        from tenure.bench.pressure_actions import fault_point
+        from tenure.bench.pressure_scene import Sizes
 
     sizes = Sizes(resident_blocks=resident, active_blocks=active, usable_blocks=usable, block_size=block_size)
     sizes.require_pressure()
@@ -84,7 +86,8 @@ def _run(console: Console, scene: Scene, points: Sequence[FaultPoint]) -> list[A
     """Every action, then every fault, each table as soon as its rows are there."""
     from rich.console import Console as Terminal
 
-    from tenure.bench.pressure_scene import ACTIONS, cold_answers, run_action, run_fault
+    from tenure.bench.pressure_actions import ACTIONS, run_action, run_fault
+    from tenure.bench.pressure_scene import cold_answers
 
     sizes = scene.sizes
     console.print(
@@ -225,8 +228,9 @@ def _sweep_table(rows: Sequence[SweepRow]) -> Table:
 def _sweep(console: Console, sizes: Sizes, *, picture: Path) -> None:
     from rich.console import Console as Terminal
 
+    from tenure.bench.pressure_actions import sweep
     from tenure.bench.pressure_plot import draw_sweep
-    from tenure.bench.pressure_scene import sweep, tiny_scene
+    from tenure.bench.pressure_scene import tiny_scene
 
     with Terminal(stderr=True).status("the sweep ...") as status:
         rows = sweep(tiny_scene(sizes), progress=lambda cell: status.update(f"the sweep: {cell} ..."))

@@ -7,25 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenure.bench.pressure_plot import draw_sweep
-from tenure.bench.pressure_scene import (
+from tenure.bench.pressure_actions import (
     ACTIONS,
     FAULT_ACTIONS,
     ActionRow,
-    ColdAnswers,
-    Scene,
-    Sizes,
-    SkippingClock,
     SweepRow,
-    cold_answers,
     fault_point,
     run_action,
     run_fault,
     sweep,
     sweep_sizes,
-    text_scene,
-    tiny_scene,
 )
+from tenure.bench.pressure_plot import draw_sweep
+from tenure.bench.pressure_scene import ColdAnswers, Scene, Sizes, SkippingClock, cold_answers, text_scene, tiny_scene
 from tenure.claims.event_types import EventType
 from tenure.conformance import grade_trace
 from tenure.conformance.trace import read_trace

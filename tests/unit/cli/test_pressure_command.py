@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from tenure import models
-from tenure.bench import pressure_scene
+from tenure.bench import pressure_actions, pressure_scene
 from tenure.claims.trace import read_trace
 from tenure.cli import main
 from tenure.models import LoadedModel, ModelIdentity, tiny_model
@@ -50,8 +50,8 @@ def tenure(monkeypatch: pytest.MonkeyPatch, *arguments: str, columns: int = 120)
 
 @pytest.fixture
 def _few_actions(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {name: pressure_scene.ACTIONS[name] for name in ("native", "no_admit", "refuse")}
-    monkeypatch.setattr(pressure_scene, "ACTIONS", few)
+    few = {name: pressure_actions.ACTIONS[name] for name in ("native", "no_admit", "refuse")}
+    monkeypatch.setattr(pressure_actions, "ACTIONS", few)
 
 
 def test_every_action_is_a_row_and_everything_is_written(
@@ -61,7 +61,7 @@ def test_every_action_is_a_row_and_everything_is_written(
     (tmp_path / "t.jsonl").write_text("what was here before\n")
     assert tenure(monkeypatch, *SIZES, *options) == 0
     shown = capsys.readouterr().out
-    assert [name for name in pressure_scene.ACTIONS if f"\n{name} " not in shown] == []
+    assert [name for name in pressure_actions.ACTIONS if f"\n{name} " not in shown] == []
     assert "24 + 26 > 44: short by 6" in shown
     assert "lost 6 of 24, silently" in shown
     assert "offloaded 24, demoted" in shown
@@ -97,9 +97,9 @@ def test_an_exact_answer_that_is_not_the_cold_one_ends_with_1(
 def test_a_claim_that_was_lost_silently_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = pressure_scene.run_action
+    run = pressure_actions.run_action
     monkeypatch.setattr(
-        pressure_scene,
+        pressure_actions,
         "run_action",
         lambda name, *scene, **options: replace(run(name, *scene, **options), lost_silently=name == "refuse"),
     )
