@@ -22,7 +22,7 @@ COMMANDS = {
     "transfer": "tenure bench transfer --json transfer.json",
     "recall": "tenure bench recall --json recall.json --plot recall.png",
     "arbiter": "tenure bench arbiter --json arbiter.json",
-    "pressure": "tenure bench pressure --json pressure.json",
+    "pressure": "tenure bench pressure --json pressure.json (stored in parts: --part timing, answers, soak)",
 }
 
 NOTES = """"Bound" is what a cache that costs nothing would reach on the same machine: the full cache's step over a step without any cached

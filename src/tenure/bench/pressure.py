@@ -27,7 +27,7 @@ from tenure.bench.pressure_scene import NEW_TOKENS, Sizes, cold_answers, text_sc
 from tenure.bench.pressure_soak import run_soak
 from tenure.bench.report import Bar, BenchReport, environment, median
 from tenure.claims.modes import Outcome
-from tenure.errors import InternalError
+from tenure.errors import InternalError, UsageError
 from tenure.models.texts import text_ids
 from tenure.runtime.hf.engine import Engine, Request
 from tenure.runtime.hf.turns import chat_ids
@@ -41,6 +41,8 @@ BARS = (
     Bar("pressure.overhead", at_most=0.01),
     Bar("pressure.violations", at_least=0, at_most=0),
 )
+#: What can be run apart: `answers` and `soak` count, and can run beside other work.
+PARTS = ("timing", "answers", "soak")
 COLUMNS = ("arm", "what", "baseline", "measured", "ratio")
 PREFIX_BLOCKS, PREFIX_BLOCK_ROWS, QUESTION_ROWS = 60, 64, 64
 PLACES = (
@@ -70,22 +72,32 @@ def run(
     repeats: int = 3,
     decode_tokens: int = 64,
     prefix_blocks: int = PREFIX_BLOCKS,
+    parts: Sequence[str] = PARTS,
     quick: bool = False,
     progress: Progress = lambda _: None,
 ) -> BenchReport:
-    """Every figure of the module's docstring. The machine should be doing nothing else."""
+    """Every figure of the module's docstring, or those of some `parts`; `timing` wants the machine for itself.
+
+    Raises `UsageError` for an unknown part.
+    """
+    unknown = sorted(set(parts) - set(PARTS))
+    if unknown or not parts:
+        raise UsageError(f"{', '.join(unknown) or 'nothing'} is no part of this bench; use {', '.join(PARTS)}")
     report = BenchReport(bench="pressure", columns=COLUMNS, bars=BARS, quick=quick)
     report.environment = environment(
         threads=torch.get_num_threads(),
         extra={"dtype": str(model.dtype).removeprefix("torch."), "sessions": sessions, "recall_seeds": recall_seeds},
     )
-    _actions(report, model, tokenizer, names=QUICK_ACTIONS if quick else tuple(ACTIONS), progress=progress)
-    depths = DEPTHS[:1] if quick else DEPTHS
-    _bounded_recall(report, model, tokenizer, seeds=recall_seeds, depths=depths, progress=progress)
-    _first_tokens(report, model, tokenizer, prefix_blocks=prefix_blocks, repeats=repeats, progress=progress)
-    _batch_gain(report, model, tokenizer, tokens=decode_tokens, repeats=repeats, progress=progress)
-    _overhead(report, model, tokenizer, tokens=decode_tokens, progress=progress)
-    _violations(report, model, tokenizer, sessions=sessions, progress=progress)
+    if "timing" in parts:
+        _first_tokens(report, model, tokenizer, prefix_blocks=prefix_blocks, repeats=repeats, progress=progress)
+        _batch_gain(report, model, tokenizer, tokens=decode_tokens, repeats=repeats, progress=progress)
+        _overhead(report, model, tokenizer, tokens=decode_tokens, progress=progress)
+    if "answers" in parts:
+        _actions(report, model, tokenizer, names=QUICK_ACTIONS if quick else tuple(ACTIONS), progress=progress)
+        depths = DEPTHS[:1] if quick else DEPTHS
+        _bounded_recall(report, model, tokenizer, seeds=recall_seeds, depths=depths, progress=progress)
+    if "soak" in parts:
+        _violations(report, model, tokenizer, sessions=sessions, progress=progress)
     return report
 
 

@@ -31,8 +31,11 @@ from tenure.runtime.hf.engine import Claim, Engine, FaultPoint, Request, Request
 BLOCK_ROWS = 8
 SESSIONS_AN_EPISODE = 20
 TENANTS = ("tenant-a", "tenant-b")
-FAMILIES = 4
-LARGEST_PROMPT_BLOCKS = 10
+FAMILIES = 2
+PROMPT_BLOCKS = (1, 3, 5, 8, 10)
+"""Few lengths, so that prompts meet their like, and their cold answers are computed once."""
+LARGEST_PROMPT_BLOCKS = max(PROMPT_BLOCKS)
+NEW_TOKENS = (1, 3)
 ROUNDING = 1e-3
 """Logits closer than this may change places when the same rows were computed in other batches (float32)."""
 MAX_STEPS = 5_000
@@ -127,7 +130,7 @@ class _Episode:
             sink=self._sink,
             clock=lambda: self._now_s,
             sleep=self._sleep,
-            chunk_rows=rng.choice((8, 24, 256)),
+            chunk_rows=rng.choice((16, 40, 256)),
             restore_failure=rng.choice(list(RestorationOutcome)),
             least_arena_blocks=7,
             identity=_Named(),
@@ -160,7 +163,7 @@ class _Episode:
     def _open(self) -> None:
         rng = self._rng
         family = rng.randrange(FAMILIES) * 211
-        length = rng.randint(1, LARGEST_PROMPT_BLOCKS) * BLOCK_ROWS - rng.randint(0, 3)
+        length = rng.choice(PROMPT_BLOCKS) * BLOCK_ROWS - rng.choice((0, 3))
         session = _Session(
             tenant=rng.choice(TENANTS), history=list(self._text[family : family + length]), turns_left=rng.randint(1, 2)
         )
@@ -212,7 +215,7 @@ class _Episode:
             session.history += [*session.request.token_ids, *self._text[:3]]
         most = LARGEST_PROMPT_BLOCKS * BLOCK_ROWS
         session.history = session.history[:most]
-        session.request = self._send(session.history, session.tenant, new_tokens=self._rng.randint(1, 4))
+        session.request = self._send(session.history, session.tenant, new_tokens=self._rng.choice(NEW_TOKENS))
 
     def _send(self, prompt: Sequence[int], tenant: str, *, new_tokens: int) -> Request | None:
         before = [[*asked.prompt_ids, *asked.token_ids] for asked, whose in self._asked if whose == tenant]

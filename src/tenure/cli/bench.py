@@ -82,6 +82,7 @@ def pressure(
     dtype: str = DTYPE,
     device: str = DEVICE,
     sessions: int = typer.Option(2000, min=1, help="Random sessions in the soak."),
+    part: list[str] = typer.Option([], "--part", help="Only this: timing, answers or soak (may be repeated)."),  # noqa: B008 - typer's way
 ) -> None:
     """What keeping promises costs, and whether every answer stays right: several sessions and claims on one pool."""
     from tenure.bench import pressure as bench
@@ -93,6 +94,8 @@ def pressure(
     )
     with _progress("pressure") as progress:
         options = {"sessions": min(sessions, 20) if quick else sessions, **smaller}
+        if part:
+            options["parts"] = tuple(part)
         report = bench.run(loaded.model, loaded.tokenizer, quick=quick, progress=progress, **options)
     _finish(report, json=json, plot=None)
 
