@@ -35,7 +35,7 @@ from tenure.runtime.hf.engine import Claim, Engine, FaultPoint, Request, Request
 
 E = EventType
 IS_LONG = os.environ.get("TENURE_HYPOTHESIS") == "long"
-EPISODES, ACTS = (1500, 80) if IS_LONG else (24, 80)
+EPISODES, ACTS = (1500, 80) if IS_LONG else (26, 80)
 SEED = int(os.environ.get("TENURE_ENGINE_SEED", "0"))
 MOST_NEW = 7
 ENDS = frozenset({E.CLAIM_DEMOTED, E.CLAIM_EXPIRED, E.CLAIM_RELEASED, E.CLAIM_HARMED})
@@ -56,6 +56,7 @@ HOST_LINES = (
     "offload_active, recompute_split, refuse",
 )
 ACTIVE_LINES = ("defer 2s, refuse", "defer 3, refuse", "refuse")
+HOST_ACTIVE_LINES = (*ACTIVE_LINES, "bound_active_live, defer 2, refuse", "offload_active, defer 2s, refuse")
 
 
 @functools.cache
@@ -103,7 +104,7 @@ class Episode:
         rng = self.rng
         host_blocks = rng.choice((0, 12, 64, 64))
         lines = {mode.value: self._line(host_blocks) for mode in ProtectionMode if mode.reserves_blocks}
-        lines["active"] = rng.choice(ACTIVE_LINES)
+        lines["active"] = rng.choice(HOST_ACTIVE_LINES if host_blocks else ACTIVE_LINES)
         self.clock, self.faults = Clock(), TransferFaults()
         self.engine = Engine(
             MODEL,
@@ -116,7 +117,7 @@ class Episode:
             sleep=self.clock.sleep,
             max_waiting=3,
             addable_blocks=rng.choice((0, 5)),
-            router=(lambda _: [Route(target="w", cost=1.0)]) if rng.random() < 0.3 else None,
+            router=(lambda _: [Route(target="w", cost=1.0)]) if rng.random() < 0.6 else None,
             restore_failure=rng.choice(list(RestorationOutcome)),
             least_arena_blocks=6,
             faults=self.faults,
@@ -391,7 +392,7 @@ def _break_silently(episode: Episode) -> None:
 
 def test_the_watcher_notices_an_engine_that_evicts_in_silence() -> None:
     caught = 0
-    for seed in range(8):
+    for seed in range(14):
         episode = Episode(random.Random(seed))
         _break_silently(episode)
         try:

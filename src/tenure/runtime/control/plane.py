@@ -266,6 +266,10 @@ class ControlPlane:
         except KeyError:
             raise UsageError(f"no request {request_id!r} was started") from None
 
+    def knows(self, request_id: str) -> bool:
+        """Whether there is a record of this request."""
+        return request_id in self._works
+
     def forget(self, request_id: str) -> None:
         """Drop the record of a request that is over, so that long runs stay within their memory."""
         if self.work(request_id).standing not in UNDER_WAY:

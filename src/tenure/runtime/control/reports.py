@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tenure.arbiter.decision import Decision
+from tenure.arbiter.decision import Decision, Reason
 from tenure.claims.event_types import EventType
 from tenure.claims.events import FieldValue
 from tenure.claims.modes import Action, Feasibility, Outcome, Tier
@@ -207,11 +207,17 @@ def receipt(work: Work, *, block_size: int) -> Receipt:
         is_exact=decision.actions[-1] is not Action.BOUND_ACTIVE_LIVE if runs else None,
         action=Action.OFFLOAD_ACTIVE if is_paused else _action(decision),
         blocking_claim_ids=decision.blocking_claim_ids,
-        next_step=_NEXT.get(outcome, NextStep.NOTHING),
+        next_step=_next_step(decision, outcome),
         retry_after_s=decision.retry_after_s,
         failure=work.failure,
         route_target=None if decision.plan.route is None else decision.plan.route.target,
     )
+
+
+def _next_step(decision: Decision, outcome: Outcome) -> NextStep:
+    if outcome is Outcome.REFUSED and decision.reason is Reason.LARGER_THAN_POOL:
+        return NextStep.RESUBMIT_SMALLER  # it would never fit, however long it waited
+    return _NEXT.get(outcome, NextStep.NOTHING)
 
 
 def _action(decision: Decision) -> Action:

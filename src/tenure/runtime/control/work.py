@@ -48,6 +48,10 @@ class RequestTerms:
     def __post_init__(self) -> None:
         if not self.request_id:
             raise UsageError("request_id must be a non-empty string")
+        if type(self.priority) is not int:
+            raise UsageError(
+                f"{self.request_id}: priority is {self.priority!r}; expected a whole number, higher is sooner"
+            )
         if self.live_plan.total_blocks < len(self.keys):
             raise UsageError(
                 f"{self.request_id}: the schedule computes {self.live_plan.total_blocks} blocks and the content has "

@@ -211,9 +211,15 @@ class Computer:
                 together[answer.identity.adapter_id].append(answer)
         for adapter_id, answers in together.items():
             dense = [each for each in answers if isinstance(each.runner, DenseRunner) and self._is_ready(each)]
-            with self._adapter(adapter_id):
-                self._advance_together(dense)
-                self._advance_each([answer for answer in answers if answer not in dense])
+            try:
+                with self._adapter(adapter_id):
+                    self._advance_together(dense)
+                    self._advance_each([answer for answer in answers if answer not in dense])
+            except InternalError:
+                raise
+            except Exception as error:  # an adapter may raise anything, and the others go on
+                for answer in filter(self._is_ready, answers):
+                    self._on_failed(answer.request_id, error)
         return bool(ready)
 
     def _is_ready(self, answer: Answer) -> bool:
@@ -227,7 +233,11 @@ class Computer:
         logits = self.runner_of(answer).logits
         if logits is None:
             raise InternalError(f"request {answer.request_id} has nothing unread and no logits")
-        token = pick_token(logits, answer.sampling, answer.generator)
+        try:
+            token = pick_token(logits, answer.sampling, answer.generator)
+        except Exception as error:  # logits that are no numbers, for one: its own request fails
+            self._on_failed(answer.request_id, error)
+            return
         if token in answer.stop_ids:
             self._on_done(answer.request_id)
             return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +23,7 @@ from tenure.claims.objects import ClaimStatus
 from tenure.claims.receipts import Receipt
 from tenure.claims.telemetry import EventSink, FaultPolicy, MemoryTelemetry
 from tenure.errors import ClaimError, QueueFullError, UsageError
-from tenure.kv.geometry import geometry_from_config
+from tenure.kv.geometry import geometry_from_config, trained_rows
 from tenure.kv.identity import BlockHasher, CacheIdentity
 from tenure.policy import Policy, as_policy
 from tenure.pool import LEAST_CHOSEN_BLOCKS
@@ -31,13 +33,15 @@ from tenure.runtime.control import ControlPlane, RequestTerms, Standing, Work
 from tenure.runtime.hf.engine.computing import Adapter, Answer, Computer
 from tenure.runtime.hf.engine.faults import TransferFaults
 from tenure.runtime.hf.engine.handles import Claim, Request, RequestState
-from tenure.runtime.hf.engine.naming import Naming
+from tenure.runtime.hf.engine.line import WaitingLine
+from tenure.runtime.hf.engine.naming import Naming, require_ids_of, require_whole
 from tenure.runtime.hf.engine.offering import LEAST_STREAMED_BLOCKS, require_host, require_offered, shows_queries
 from tenure.runtime.hf.engine.offering import live_plan as make_live_plan
 from tenure.runtime.hf.engine.rows import DeviceRows
 from tenure.runtime.hf.identity import Identity, computed_identity
 from tenure.runtime.hf.runs import require_poolable_runs
 from tenure.runtime.hf.sampling import GREEDY, Sampling
+from tenure.runtime.hf.session_values import ContextLimitWarning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -48,11 +52,15 @@ RETRY_S = 0.5
 """How often requests that wait are looked at again when nothing else happens: deferrals end within this of their bound."""
 IDLE_S = 0.02
 """How long `work` sleeps when there is nothing to compute and somebody waits."""
+RECEIPTS_A_CLAIM = 64
+"""Receipts kept of one claim: the first, which says what was promised, and the last ones."""
 REMEMBERED = 4096
 """Requests that are over, and claims whose receipts are kept, at most."""
 KEPT_EVENTS = 200_000
 """Events that an engine without a sink of the caller's keeps in memory."""
 DEFAULT_TENANT = "default"
+
+_LOG = logging.getLogger(__name__)
 
 Router = Callable[[RequestTerms], Sequence[Route]]
 
@@ -185,6 +193,8 @@ class Engine:
         self._answers: dict[str, Answer] = {}
         self._over: OrderedDict[str, Request] = OrderedDict()
         self._not_begun: dict[str, Exception] = {}
+        self._line = WaitingLine()
+        self._limit_announced = False
         self._claim_receipts: OrderedDict[str, list[Receipt]] = OrderedDict()
         self._serial = 0
         self._retry_at_s = clock()
@@ -204,7 +214,7 @@ class Engine:
         claim_id: str | None = None,
         object_id: str | None = None,
         revision: int = 1,
-        salt: str = DEFAULT_TENANT,
+        salt: str | None = None,
         adapter_id: str | None = None,
         fallback_mode: ProtectionMode | str | None = None,
     ) -> Claim:
@@ -212,19 +222,28 @@ class Engine:
 
         `prefix` is text, ids, or a request that is over (its prompt and its answer). Its full blocks are covered, or the
         first `footprint_blocks` of them; the promise is broken when of these the first `required_blocks` (default: all)
-        are no longer there. The rows need not have been computed yet: see `park`. `revision` above 1 renews a claim.
+        are no longer there. The rows need not have been computed yet: see `park`. `revision` above 1 renews a claim. `salt`
+        and `adapter_id` are those of a request that is given, else the default ones.
 
         Raises `ClaimError`: for a claim longer than the prefix or a prefix below one block, a mode that this runtime does
         not offer (`routed_reuse`; `offloadable` without `host_blocks`), an id that was used; `UsageError`: for a request that is
         still under way, or an unknown adapter. Nothing has changed then.
         """
-        parsed = parse_mode(mode)
-        require_offered(parsed, host_blocks=self.rows.tier.usable_blocks)
+        parsed, fallback = parse_mode(mode), None if fallback_mode is None else parse_mode(fallback_mode)
+        for each in (parsed, fallback):
+            require_offered(each, host_blocks=self.rows.tier.usable_blocks)
+        if isinstance(prefix, Request):
+            salt, adapter_id = prefix.salt if salt is None else salt, adapter_id or prefix.adapter_id
+            if (salt, adapter_id) != (prefix.salt, prefix.adapter_id):
+                raise UsageError(
+                    f"request {prefix.request_id} ran under salt {prefix.salt!r} and adapter {prefix.adapter_id!r}; a claim "
+                    "on its rows has the same: leave salt and adapter_id out"
+                )
         if claim_id in self._over:
             message = f"{claim_id!r} is the id of a request; give the claim another, or the trace mixes them up"
             raise ClaimError(message, field="claim_id", clause="TNR-ACC-001")
         claim, object_blocks = self._naming.claim(
-            self.cache_identity(salt, adapter_id),
+            self.cache_identity(DEFAULT_TENANT if salt is None else salt, adapter_id),
             self._naming.prefix_ids(prefix),
             claim_id=self._name("claim") if claim_id is None else claim_id,
             owner_scope=owner_scope,
@@ -234,7 +253,7 @@ class Engine:
             duration_s=duration_s,
             object_id=object_id,
             revision=revision,
-            fallback_mode=None if fallback_mode is None else parse_mode(fallback_mode),
+            fallback_mode=fallback,
         )
         self._note(self.plane.submit_claim(claim, object_blocks=object_blocks))
         self._settle()
@@ -250,13 +269,19 @@ class Engine:
         ids = self._naming.prefix_ids(prefix)
         claim = self.claim(ids, **options)  # type: ignore[arg-type]  # the same options
         identity = claim.claim.cache_identity
-        request = self.submit(
-            ids,
-            max_new_tokens=0,
-            owner_scope=claim.claim.owner_scope,
-            salt=identity.salt_namespace,
-            adapter_id=identity.adapter_id,
-        )
+        try:
+            request = self.submit(
+                ids,
+                max_new_tokens=0,
+                owner_scope=claim.claim.owner_scope,
+                salt=identity.salt_namespace,
+                adapter_id=identity.adapter_id,
+                may_be_bounded=False,  # a request in a smaller arena leaves no rows behind
+            )
+        except BaseException:
+            if claim.receipt.accepted:
+                self.release(claim.claim_id, owner_scope=claim.claim.owner_scope)
+            raise
         return claim, request
 
     def release(self, claim_id: str, *, owner_scope: str) -> Receipt:
@@ -308,8 +333,13 @@ class Engine:
         used `request_id`; `QueueFullError` when `max_waiting` requests wait. Nothing has changed then.
         """
         ids = self._naming.prompt_ids(prompt)
-        if max_new_tokens < 0:
-            raise UsageError(f"max_new_tokens is {max_new_tokens}; expected 0 (only read the prompt) or more")
+        require_whole("max_new_tokens", max_new_tokens, least=0)
+        require_whole("priority", priority, least=None)
+        require_whole("seed", seed, least=0)
+        if not isinstance(sampling, Sampling):
+            raise UsageError(f"sampling is {sampling!r}; pass a tenure.runtime.hf.Sampling, or leave it out for greedy")
+        if request_id is not None and not isinstance(request_id, str):
+            raise UsageError(f"request_id is {request_id!r}; expected a text, or nothing to be given a name")
         self._require_queue_room()
         identity = self.cache_identity(salt, adapter_id)
         hasher = BlockHasher(identity)
@@ -335,6 +365,8 @@ class Engine:
             prompt_ids=tuple(ids),
             max_new_tokens=max_new_tokens,
             owner_scope=owner_scope,
+            salt=salt,
+            adapter_id=adapter_id,
             engine=self,
             submitted_s=self.clock(),
         )
@@ -344,7 +376,7 @@ class Engine:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             generator=torch.Generator().manual_seed(seed),
-            stop_ids=self._naming.stop_ids() if stop_ids is None else frozenset(stop_ids),
+            stop_ids=self._naming.stop_ids() if stop_ids is None else frozenset(require_ids_of(stop_ids)),
             hasher=hasher,
             identity=identity,
             priority=priority,
@@ -352,20 +384,49 @@ class Engine:
             on_token=lambda token: self._told(request, token, on_token),
         )
         self._requests[terms.request_id] = request
+        self._announce_limit(len(ids) + max_new_tokens)
+        if self._line.must_wait(priority, self.plane.waiting):
+            self._line.join(terms)
+            return request
         try:
-            self.plane.submit(terms)
+            self._send(terms)
         except BaseException:
-            del self._requests[terms.request_id], self._answers[terms.request_id]
+            self._requests.pop(terms.request_id, None)
+            self._answers.pop(terms.request_id, None)
             raise
         self._settle()
         return request
+
+    def _send(self, terms: RequestTerms) -> None:
+        """Hand a request to the control plane; whatever is raised there, nothing of it stays."""
+        waiting = self.plane.waiting
+        try:
+            self.plane.submit(terms)
+        except BaseException:
+            if self.plane.knows(terms.request_id):
+                self.plane.fail(terms.request_id, reason="internal_error")
+                self.plane.forget(terms.request_id)
+            raise
+        if self.plane.work(terms.request_id).standing is Standing.RUNNING:
+            self._line.note_overtaken(terms.priority, waiting)
+
+    def _announce_limit(self, rows: int) -> None:
+        trained = trained_rows(self.model.config.get_text_config(decoder=True))
+        if rows > trained and not self._limit_announced:
+            self._limit_announced = True
+            warnings.warn(
+                f"a request may grow to {rows} tokens; the model was trained on up to {trained}. Going on, but what it makes "
+                "of later tokens is not known",
+                ContextLimitWarning,
+                stacklevel=3,
+            )
 
     def receipt(self, request_id: str) -> Receipt:
         """How a request stands. Raises `UsageError` for an unknown one."""
         known = self._over.get(request_id)
         if known is not None and known.final_receipt is not None:
             return known.final_receipt
-        return self.plane.receipt(request_id)
+        return self._line.receipt(request_id) if request_id in self._line else self.plane.receipt(request_id)
 
     def cancel(self, request_id: str) -> Receipt:
         """End a request now, whatever it is doing; everything it holds is given back.
@@ -377,17 +438,24 @@ class Engine:
             over = self._over.get(request_id)
             how = "was never submitted to this engine" if over is None else f"is over: it was {over.state}"
             raise UsageError(f"request {request_id!r} {how}; only a request that waits or runs can be cancelled")
-        self.plane.fail(request_id, reason="cancelled")
-        self._end(request, RequestState.CANCELLED)
+        if request_id in self._line:
+            receipt = self._line.leave(request_id, reason="cancelled")
+            self._end(request, RequestState.CANCELLED, receipt=receipt)
+        else:
+            self.plane.fail(request_id, reason="cancelled")
+            self._end(request, RequestState.CANCELLED)
         self._settle()
         return request.receipt
 
     def pause(self, request_id: str) -> Receipt:
         """Page a running request out to the host and let go of its blocks; it goes on when there is room again.
 
-        Its rows come back byte for byte; where they cannot, it reads its tokens again. Raises `UsageError` for one that
+        Its rows come back byte for byte; where they cannot, it reads its tokens again. It waits like any other request, under
+        the policy's lines: where their bound passes without room it is refused, and its receipt says so. Raises `UsageError` for one that
         does not run in a dense run of its own, `HostTierFullError` or `TransferError` with nothing changed.
         """
+        if request_id in self._line:
+            raise UsageError(f"request {request_id!r} waits; only one that runs in full can be paused")
         work = self.plane.work(request_id)
         answer = self.computer.answers.get(request_id)
         if work.standing is not Standing.RUNNING or work.is_bounded or answer is None:
@@ -432,7 +500,9 @@ class Engine:
         """End every request as failed and every claim with an event. Nothing is taken on afterwards."""
         self.plane.shutdown(reason)
         for request in list(self._requests.values()):
-            self._end(request, RequestState.FAILED)
+            waited = request.request_id in self._line
+            receipt = self._line.leave(request.request_id, reason=reason) if waited else None
+            self._end(request, RequestState.FAILED, receipt=receipt)
         self._collect()
 
     def check_invariants(self) -> None:
@@ -471,9 +541,12 @@ class Engine:
         self._settle()
 
     def _failed(self, request_id: str, error: Exception) -> None:
+        self._fail(request_id, error)
+        self._settle()
+
+    def _fail(self, request_id: str, error: Exception) -> None:
         self.plane.fail(request_id, reason=f"{type(error).__name__}: {error}"[:500])
         self._end(self._requests[request_id], RequestState.FAILED)
-        self._settle()
 
     def _due(self) -> None:
         """What time brings: claims end, requests that waited long enough are answered."""
@@ -484,33 +557,54 @@ class Engine:
             self._settle()
         if now_s >= self._retry_at_s:
             self._retry_at_s = now_s + RETRY_S
-            if self.plane.waiting:
+            if self._requests:
                 self.plane.retry()
                 self._settle()
 
     def _settle(self) -> None:
         """Tell callers what became of requests that did not run when they were looked at last."""
-        while self._not_begun:
-            self._failed(*self._not_begun.popitem())
-        self._collect()
-        for request in [request for request in self._requests.values() if request.state is RequestState.WAITING]:
-            if request.state is not RequestState.WAITING:  # `on_route` may have ended or admitted it
-                continue
-            work = self.plane.work(request.request_id)
-            if work.standing is Standing.REFUSED:
-                self._end(request, RequestState.REFUSED)
-            elif work.standing is Standing.FAILED:
-                self._end(request, RequestState.FAILED)
-            elif work.standing is Standing.ROUTED:
-                self._end(request, RequestState.ROUTED)
-                if self._on_route is not None and work.decision is not None and work.decision.plan.route is not None:
-                    self._on_route(request, work.decision.plan.route)
+        routed: list[tuple[Request, Route]] = []
+        while True:
+            while self._not_begun:
+                self._fail(*self._not_begun.popitem())
+            self._collect()
+            for request in [each for each in self._requests.values() if each.state is RequestState.WAITING]:
+                if request.request_id not in self._line:
+                    self._settle_one(request, routed)
+            terms = self._line.next(self.plane.waiting)
+            if terms is None:
+                break
+            self._send(terms)
+        for request, route in routed:
+            self._tell_route(request, route)
 
-    def _end(self, request: Request, state: RequestState) -> None:
+    def _settle_one(self, request: Request, routed: list[tuple[Request, Route]]) -> None:
+        work = self.plane.work(request.request_id)
+        ends = {
+            Standing.REFUSED: RequestState.REFUSED,
+            Standing.FAILED: RequestState.FAILED,
+            Standing.ROUTED: RequestState.ROUTED,
+        }
+        if work.standing in ends:
+            if work.decision is not None and work.decision.plan.route is not None:
+                routed.append((request, work.decision.plan.route))
+            self._end(request, ends[work.standing])
+
+    def _tell_route(self, request: Request, route: Route) -> None:
+        if self._on_route is None:
+            return
+        try:
+            self._on_route(request, route)
+        except Exception:  # the request is routed whatever the hook does; its receipt says where to
+            _LOG.exception("on_route failed for request %s, which was routed to %s", request.request_id, route.target)
+
+    def _end(self, request: Request, state: RequestState, *, receipt: Receipt | None = None) -> None:
         request.state, request.ended_s = state, self.clock()
-        request.final_receipt = self.plane.receipt(request.request_id)
+        request.final_receipt = self.plane.receipt(request.request_id) if receipt is None else receipt
         del self._requests[request.request_id], self._answers[request.request_id]
-        self.plane.forget(request.request_id)
+        self._line.forget(request.request_id)
+        if receipt is None:
+            self.plane.forget(request.request_id)
         self._over[request.request_id] = request
         if len(self._over) > REMEMBERED:
             self._over.popitem(last=False)
@@ -522,10 +616,19 @@ class Engine:
     def _note(self, receipt: Receipt) -> None:
         if receipt.claim_id is None:
             return
-        self._claim_receipts.setdefault(receipt.claim_id, []).append(receipt)
+        told = self._claim_receipts.setdefault(receipt.claim_id, [])
+        told.append(receipt)
+        if len(told) > RECEIPTS_A_CLAIM:
+            del told[1]  # the first one says what was promised
         self._claim_receipts.move_to_end(receipt.claim_id)
         if len(self._claim_receipts) > REMEMBERED:
-            self._claim_receipts.popitem(last=False)
+            self._forget_an_ended_claim()
+
+    def _forget_an_ended_claim(self) -> None:
+        live = {status.claim.claim_id for status in self.plane.registry.live()}
+        ended = next((claim_id for claim_id in self._claim_receipts if claim_id not in live), None)
+        if ended is not None:
+            del self._claim_receipts[ended]
 
     # --- names and ids ------------------------------------------------------------------------------------------
 
@@ -540,7 +643,7 @@ class Engine:
         return any(name in each for each in known) or self.plane.registry.was_accepted(name)
 
     def _require_queue_room(self) -> None:
-        if len(self.plane.waiting) >= self._max_waiting:
+        if len(self.plane.waiting) + len(self._line) >= self._max_waiting:
             raise QueueFullError(
                 f"{self._max_waiting} requests wait already (max_waiting); send this one again when some have been served"
             )

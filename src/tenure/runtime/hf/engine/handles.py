@@ -64,6 +64,8 @@ class Request:
     prompt_ids: tuple[int, ...]
     max_new_tokens: int
     owner_scope: str
+    salt: str
+    adapter_id: str | None
     engine: Engine = field(repr=False)
     submitted_s: float
     state: RequestState = RequestState.WAITING

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from tenure.claims.blocks import BlockKey, hashed_block_key
 from tenure.claims.modes import ProtectionMode
 from tenure.claims.objects import ResidentClaim
@@ -17,6 +19,27 @@ from tenure.runtime.hf.runs import require_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def require_whole(name: str, value: object, *, least: int | None) -> None:
+    """Raise `UsageError` unless `value` is a whole number, not below `least`."""
+    if type(value) is not int or (least is not None and value < least):
+        raise UsageError(f"{name} is {value!r}; expected a whole number{'' if least is None else f', {least} or more'}")
+
+
+def require_ids_of(tokens: object) -> list[int]:
+    """A list of whole numbers from ids in any flat container, tensors included. Raises `UsageError` for anything else."""
+    listed = tokens.tolist() if isinstance(tokens, torch.Tensor) else tokens
+    if isinstance(listed, Mapping) or not isinstance(listed, Iterable):
+        hint = "; pass its input_ids, as one flat list" if isinstance(listed, Mapping) else ""
+        raise UsageError(f"{type(tokens).__name__} is no list of token ids{hint}")
+    ids = list(listed)
+    foreign = next((token for token in ids if not hasattr(token, "__index__") or isinstance(token, bool)), None)
+    if foreign is not None:
+        raise UsageError(
+            f"{str(foreign)[:60]!r} is no token id; expected one flat list of whole numbers (one sequence)"
+        )
+    return [token.__index__() for token in ids]
 
 
 class Naming:
@@ -43,7 +66,7 @@ class Naming:
             if self._tokenizer is None:
                 raise UsageError("this engine has no tokenizer, so it takes ids only; pass one to Engine(...)")
             prompt = self._tokenizer.encode(prompt, add_special_tokens=False)
-        ids = [int(token) for token in prompt]
+        ids = require_ids_of(prompt)
         require_ids(self._model, ids)
         return ids
 
@@ -101,6 +124,9 @@ class Naming:
         fallback_mode: ProtectionMode | None,
     ) -> tuple[ResidentClaim, int]:
         """The claim on a prefix's leading blocks, and how many full blocks the prefix has. Raises `ClaimError`."""
+        for name, number in (("footprint_blocks", footprint_blocks), ("required_blocks", required_blocks)):
+            if number is not None and (type(number) is not int or number < (name == "footprint_blocks")):
+                raise ClaimError(f"is {number!r}; expected a whole number of blocks", field=name, clause="TNR-ACC-009")
         keys = self.keys(BlockHasher(identity), ids)
         blocks = len(keys) if footprint_blocks is None else footprint_blocks
         if not keys or blocks > len(keys):

@@ -31,7 +31,7 @@ def require_host(policy: ActionPolicy | None, *, host_blocks: int, recall_host_b
             )
 
 
-def require_offered(mode: ProtectionMode, *, host_blocks: int) -> None:
+def require_offered(mode: ProtectionMode | None, *, host_blocks: int) -> None:
     """Raise `ClaimError` for a mode that this runtime cannot keep."""
     if mode is ProtectionMode.ROUTED_REUSE:
         message = "routed_reuse promises reuse on another worker, and this runtime has none; use another mode"

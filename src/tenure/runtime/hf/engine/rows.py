@@ -12,7 +12,7 @@ import torch
 from tenure.arbiter.decision import Decision
 from tenure.claims.blocks import BlockKey
 from tenure.claims.modes import Action
-from tenure.errors import HostTierFullError, RowsLostError, TenureError, TransferError, UsageError
+from tenure.errors import HostTierFullError, PoolSizeError, RowsLostError, TenureError, TransferError, UsageError
 from tenure.pool import HostBlock, HostTier
 from tenure.pool.frames import BlockFrames, BlockRun
 from tenure.runtime.control import ClaimTier, Placement, Work
@@ -119,7 +119,8 @@ class DeviceRows:
     def place(self, work: Work, placement: Placement) -> None:
         """Bring the request's blocks side by side and fill those that need not be computed. Raises `TransferError`."""
         image = None if work.is_bounded else self._usable_image(work)
-        run = self.frames.open_run([slot.block_id for slot in work.slots])
+        with _transfer_errors():
+            run = self.frames.open_run([slot.block_id for slot in work.slots])
         try:
             with _transfer_errors():
                 for source, target in placement.copies:
@@ -279,6 +280,8 @@ def _transfer_errors() -> Iterator[None]:
     """What a device raises when a copy fails is a failed transfer."""
     try:
         yield
+    except PoolSizeError as error:  # no memory for the few blocks that must step aside while others pass
+        raise TransferError(f"blocks could not be brought side by side: {error}") from error
     except TenureError:
         raise
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from tenure.errors import InternalError, RowsLostError
 from tenure.policy import Policy
 from tenure.pool import HostTier, Pager
 from tenure.pool.frames import BlockRun
@@ -213,15 +214,23 @@ class StreamedRunner:
         # Half of the arena for new rows leaves the other half for blocks that pass through.
         most = max(1, min(max_rows, self._streamed.max_append_rows, self._streamed.arena.capacity_rows // 2))
         part = self._ids[rows : rows + most]
-        logits = forward_streamed(self._model, self._streamed, part)
+        logits = self._forward(part)
         if not self.unread:
             self.logits = logits
         return len(part)
 
     def advance(self, token: int) -> None:
         """Read one token more."""
-        self.logits = forward_streamed(self._model, self._streamed, [token])
+        self.logits = self._forward([token])
         self._ids.append(token)
+
+    def _forward(self, ids: list[int]) -> torch.Tensor:
+        """Rows on the host are checked before each pass. Raises `RowsLostError` when they are not what was written."""
+        try:
+            self._streamed.verify()
+        except InternalError as error:
+            raise RowsLostError(str(error)) from error
+        return forward_streamed(self._model, self._streamed, ids)
 
 
 class RecomputeRunner:
