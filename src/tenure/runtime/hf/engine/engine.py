@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -37,6 +36,7 @@ from tenure.runtime.hf.engine.line import WaitingLine
 from tenure.runtime.hf.engine.naming import Naming, require_ids_of, require_whole
 from tenure.runtime.hf.engine.offering import LEAST_STREAMED_BLOCKS, require_host, require_offered, shows_queries
 from tenure.runtime.hf.engine.offering import live_plan as make_live_plan
+from tenure.runtime.hf.engine.records import Records
 from tenure.runtime.hf.engine.rows import DeviceRows
 from tenure.runtime.hf.identity import Identity, computed_identity
 from tenure.runtime.hf.runs import require_poolable_runs
@@ -52,10 +52,6 @@ RETRY_S = 0.5
 """How often requests that wait are looked at again when nothing else happens: deferrals end within this of their bound."""
 IDLE_S = 0.02
 """How long `work` sleeps when there is nothing to compute and somebody waits."""
-RECEIPTS_A_CLAIM = 64
-"""Receipts kept of one claim: the first, which says what was promised, and the last ones."""
-REMEMBERED = 4096
-"""Requests that are over, and claims whose receipts are kept, at most."""
 KEPT_EVENTS = 200_000
 """Events that an engine without a sink of the caller's keeps in memory."""
 DEFAULT_TENANT = "default"
@@ -191,11 +187,10 @@ class Engine:
         self._router, self._on_route = router, on_route
         self._requests: dict[str, Request] = {}
         self._answers: dict[str, Answer] = {}
-        self._over: OrderedDict[str, Request] = OrderedDict()
+        self._records = Records(lambda: [status.claim.claim_id for status in self.plane.registry.live()])
         self._not_begun: dict[str, Exception] = {}
         self._line = WaitingLine()
         self._limit_announced = False
-        self._claim_receipts: OrderedDict[str, list[Receipt]] = OrderedDict()
         self._serial = 0
         self._retry_at_s = clock()
         self.control_s = 0.0
@@ -239,7 +234,7 @@ class Engine:
                     f"request {prefix.request_id} ran under salt {prefix.salt!r} and adapter {prefix.adapter_id!r}; a claim "
                     "on its rows has the same: leave salt and adapter_id out"
                 )
-        if claim_id in self._over:
+        if self._records.over(claim_id) is not None:
             message = f"{claim_id!r} is the id of a request; give the claim another, or the trace mixes them up"
             raise ClaimError(message, field="claim_id", clause="TNR-ACC-001")
         claim, object_blocks = self._naming.claim(
@@ -255,7 +250,7 @@ class Engine:
             revision=revision,
             fallback_mode=fallback,
         )
-        self._note(self.plane.submit_claim(claim, object_blocks=object_blocks))
+        self._records.note(self.plane.submit_claim(claim, object_blocks=object_blocks))
         self._settle()
         return Claim(claim=claim, engine=self)
 
@@ -287,7 +282,7 @@ class Engine:
     def release(self, claim_id: str, *, owner_scope: str) -> Receipt:
         """End a claim at its owner's request. Raises `ClaimError` when this owner has no live claim of that id."""
         receipt = self.plane.cancel_claim(claim_id, owner_scope=owner_scope)
-        self._note(receipt)
+        self._records.note(receipt)
         self._settle()
         return receipt
 
@@ -298,9 +293,7 @@ class Engine:
     def claim_receipts(self, claim_id: str) -> tuple[Receipt, ...]:
         """Every answer about a claim, oldest first. Raises `UsageError` for an unknown one."""
         self._collect()
-        if claim_id not in self._claim_receipts:
-            raise UsageError(f"no claim {claim_id!r} was submitted to this engine; receipts are kept for {REMEMBERED}")
-        return tuple(self._claim_receipts[claim_id])
+        return self._records.receipts(claim_id)
 
     # --- requests -----------------------------------------------------------------------------------------------
 
@@ -358,7 +351,7 @@ class Engine:
         )
         if self._router is not None:
             terms = replace(terms, routes=tuple(self._router(terms)))
-        if terms.request_id in self._requests or terms.request_id in self._over:
+        if terms.request_id in self._requests or self._records.over(terms.request_id) is not None:
             raise UsageError(f"request_id {terms.request_id!r} was used before; give every request its own")
         request = Request(
             request_id=terms.request_id,
@@ -423,7 +416,7 @@ class Engine:
 
     def receipt(self, request_id: str) -> Receipt:
         """How a request stands. Raises `UsageError` for an unknown one."""
-        known = self._over.get(request_id)
+        known = self._records.over(request_id)
         if known is not None and known.final_receipt is not None:
             return known.final_receipt
         return self._line.receipt(request_id) if request_id in self._line else self.plane.receipt(request_id)
@@ -435,7 +428,7 @@ class Engine:
         """
         request = self._requests.get(request_id)
         if request is None:
-            over = self._over.get(request_id)
+            over = self._records.over(request_id)
             how = "was never submitted to this engine" if over is None else f"is over: it was {over.state}"
             raise UsageError(f"request {request_id!r} {how}; only a request that waits or runs can be cancelled")
         if request_id in self._line:
@@ -605,30 +598,11 @@ class Engine:
         self._line.forget(request.request_id)
         if receipt is None:
             self.plane.forget(request.request_id)
-        self._over[request.request_id] = request
-        if len(self._over) > REMEMBERED:
-            self._over.popitem(last=False)
+        self._records.end(request)
 
     def _collect(self) -> None:
         for receipt in self.plane.take_receipts():
-            self._note(receipt)
-
-    def _note(self, receipt: Receipt) -> None:
-        if receipt.claim_id is None:
-            return
-        told = self._claim_receipts.setdefault(receipt.claim_id, [])
-        told.append(receipt)
-        if len(told) > RECEIPTS_A_CLAIM:
-            del told[1]  # the first one says what was promised
-        self._claim_receipts.move_to_end(receipt.claim_id)
-        if len(self._claim_receipts) > REMEMBERED:
-            self._forget_an_ended_claim()
-
-    def _forget_an_ended_claim(self) -> None:
-        live = {status.claim.claim_id for status in self.plane.registry.live()}
-        ended = next((claim_id for claim_id in self._claim_receipts if claim_id not in live), None)
-        if ended is not None:
-            del self._claim_receipts[ended]
+            self._records.note(receipt)
 
     # --- names and ids ------------------------------------------------------------------------------------------
 
@@ -639,8 +613,7 @@ class Engine:
         return f"{kind}-{self._serial}"
 
     def _is_used(self, name: str) -> bool:
-        known = (self._requests, self._over, self._claim_receipts)
-        return any(name in each for each in known) or self.plane.registry.was_accepted(name)
+        return name in self._requests or name in self._records or self.plane.registry.was_accepted(name)
 
     def _require_queue_room(self) -> None:
         if len(self.plane.waiting) + len(self._line) >= self._max_waiting:

@@ -228,11 +228,11 @@ def test_receipts_of_a_live_claim_are_never_forgotten_and_never_pile_up() -> Non
     engine = make_engine()
     claim = engine.claim(some_ids(8))
     for number in range(70):
-        engine._note(SimpleNamespace(claim_id=claim.claim_id, number=number))  # type: ignore[arg-type]
+        engine._records.note(SimpleNamespace(claim_id=claim.claim_id, number=number))  # type: ignore[arg-type]
     assert len(claim.receipts) == 64
     assert claim.receipts[0].outcome is Outcome.ACCEPTED
     for number in range(4200):
-        engine._note(SimpleNamespace(claim_id=f"rejected-{number}"))  # type: ignore[arg-type]
+        engine._records.note(SimpleNamespace(claim_id=f"rejected-{number}"))  # type: ignore[arg-type]
     assert claim.receipts[0].outcome is Outcome.ACCEPTED
 
 
