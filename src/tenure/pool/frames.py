@@ -103,6 +103,11 @@ class BlockFrames:
         """Of the rows."""
         return self._arena.dtype
 
+    @property
+    def block_ids(self) -> frozenset[int]:
+        """Blocks that have a frame. O(blocks)."""
+        return frozenset(self._frame_of)
+
     def __contains__(self, block_id: int) -> bool:
         return block_id in self._frame_of
 

@@ -266,6 +266,11 @@ class ControlPlane:
         except KeyError:
             raise UsageError(f"no request {request_id!r} was started") from None
 
+    @property
+    def block_ids(self) -> frozenset[int]:
+        """Blocks that hold something, in use or idle. O(blocks)."""
+        return frozenset(self._residency.store)
+
     def knows(self, request_id: str) -> bool:
         """Whether there is a record of this request."""
         return request_id in self._works

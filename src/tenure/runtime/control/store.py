@@ -41,6 +41,9 @@ class BlockStore:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._slots)
+
     @property
     def free_blocks(self) -> int:
         """Blocks that hold nothing."""

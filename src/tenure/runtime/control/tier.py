@@ -57,6 +57,11 @@ class ClaimTier:
         """Room that is left."""
         return max(0, self.usable_blocks - len(self._holders) - self._borrowed())
 
+    @property
+    def held_blocks(self) -> int:
+        """Contents that are here."""
+        return len(self._holders)
+
     def __contains__(self, key: BlockKey) -> bool:
         return key in self._holders
 

@@ -77,7 +77,8 @@ class Standing(enum.Enum):
 
 @dataclass(slots=True)
 class Work:
-    """A request on its way. Changed by the control plane alone, but for `output`, which is the data plane's.
+    """A request on its way. Changed by the control plane alone, but for `output` and `failure`, which the
+    data plane may set.
 
     `keys` names its full blocks so far: those of the prompt, then those that it generated. `present` are the positions of
     blocks whose rows were in place when it was admitted last.

@@ -6,6 +6,7 @@ known here. A forward writes behind the committed rows and commits by counting t
 
 from __future__ import annotations
 
+import abc
 import functools
 import inspect
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.cache_utils import Cache, DynamicLayer
 
-from tenure.errors import CapacityError, GeometryError, PolicyError, UsageError
+from tenure.errors import CapacityError, GeometryError, InternalError, PolicyError, UsageError
 from tenure.kv.geometry import LayerKind, geometry_from_config, trained_rows
 from tenure.pool.arena import Arena
 from tenure.pool.layout import ArenaLayout
@@ -112,7 +113,7 @@ def forward_many(model: PreTrainedModel, sequences: Sequence[SequenceRows], ids:
     return logits
 
 
-class ForwardCache(Cache):  # type: ignore[misc]
+class ForwardCache(Cache, abc.ABC):  # type: ignore[misc]
     """The cache of one forward: every layer writes its T new rows once, in order. Subclasses say where and what is read.
 
     `rows` are those before the forward, which positions are counted from, and `mask_rows` those that a mask must know
@@ -153,13 +154,15 @@ class ForwardCache(Cache):  # type: ignore[misc]
         self._written_layers += 1
         return self.append(layer_idx, key_states, value_states)
 
+    @abc.abstractmethod
     def append(self, ordinal: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Store one layer's new rows; return the keys and values to attend over, or `hand_over(...)`."""
-        raise NotImplementedError
 
     def attend(self, ordinal: int, query: torch.Tensor, scaling: float) -> torch.Tensor:
         """The attention of a layer that was handed over: `[B, H*G, T, D]` to `[B, T, H*G, D]`."""
-        raise NotImplementedError
+        raise InternalError(
+            f"layer {ordinal} was handed over by {type(self).__name__}, which attends to nothing itself"
+        )
 
     def hand_over(self, ordinal: int, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Make the attention function call `attend` for this layer instead of reading what it is given."""

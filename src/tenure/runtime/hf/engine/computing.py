@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from tenure.runtime.hf.sampling import Sampling, pick_token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_LOG = logging.getLogger(__name__)
 
 #: Makes an adapter active for the forwards inside it.
 Adapter = Callable[[], contextlib.AbstractContextManager[object]]
@@ -95,6 +98,7 @@ class Computer:
         self.steps = 0
         self.forwards = 0
         self.decoded_tokens = 0
+        self._told_alone = False
 
     # --- coming and going ---------------------------------------------------------------------------------------
 
@@ -263,7 +267,10 @@ class Computer:
         tokens = [answer.pending for answer in answers if answer.pending is not None]
         try:
             logits = forward_many(self._model, [runner.sequence for runner in runners], tokens)
-        except Exception:  # nothing has changed: see who it was
+        except Exception as error:  # nothing has changed: see who it was
+            if not self._told_alone:
+                self._told_alone = True
+                _LOG.warning("several requests could not share a forward, and run one by one: %s", error)
             self._advance_each(answers)
             return
         self.forwards += 1

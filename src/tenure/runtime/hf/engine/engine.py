@@ -17,11 +17,11 @@ from tenure.arbiter.rules import ActionPolicy
 from tenure.claims.blocks import BlockKey
 from tenure.claims.clock import Clock
 from tenure.claims.journal import Journal
-from tenure.claims.modes import ProtectionMode, RestorationOutcome, parse_mode
+from tenure.claims.modes import Outcome, ProtectionMode, RestorationOutcome, parse_mode
 from tenure.claims.objects import ClaimStatus
 from tenure.claims.receipts import Receipt
 from tenure.claims.telemetry import EventSink, FaultPolicy, MemoryTelemetry
-from tenure.errors import ClaimError, QueueFullError, UsageError
+from tenure.errors import ClaimError, InternalError, QueueFullError, UsageError
 from tenure.kv.geometry import geometry_from_config, trained_rows
 from tenure.kv.identity import BlockHasher, CacheIdentity
 from tenure.policy import Policy, as_policy
@@ -234,7 +234,7 @@ class Engine:
                     f"request {prefix.request_id} ran under salt {prefix.salt!r} and adapter {prefix.adapter_id!r}; a claim "
                     "on its rows has the same: leave salt and adapter_id out"
                 )
-        if self._records.over(claim_id) is not None:
+        if claim_id in self._requests or self._records.over(claim_id) is not None:
             message = f"{claim_id!r} is the id of a request; give the claim another, or the trace mixes them up"
             raise ClaimError(message, field="claim_id", clause="TNR-ACC-001")
         claim, object_blocks = self._naming.claim(
@@ -353,6 +353,9 @@ class Engine:
             terms = replace(terms, routes=tuple(self._router(terms)))
         if terms.request_id in self._requests or self._records.over(terms.request_id) is not None:
             raise UsageError(f"request_id {terms.request_id!r} was used before; give every request its own")
+        if self.plane.registry.was_accepted(terms.request_id):
+            raise UsageError(f"request_id {terms.request_id!r} is the id of a claim; give the request another")
+        self._announce_limit(len(ids) + max_new_tokens)
         request = Request(
             request_id=terms.request_id,
             prompt_ids=tuple(ids),
@@ -377,7 +380,6 @@ class Engine:
             on_token=lambda token: self._told(request, token, on_token),
         )
         self._requests[terms.request_id] = request
-        self._announce_limit(len(ids) + max_new_tokens)
         if self._line.must_wait(priority, self.plane.waiting):
             self._line.join(terms)
             return request
@@ -499,8 +501,17 @@ class Engine:
         self._collect()
 
     def check_invariants(self) -> None:
-        """Raise `InternalError` unless frames, host memory and bookkeeping agree. O(blocks)."""
+        """Raise `InternalError` unless frames, host memory and bookkeeping tell of the same blocks. O(blocks)."""
         self.rows.check_invariants()
+        known, held, ledger = self.plane.block_ids, self.rows.frames.block_ids, self.plane.ledger
+        if known != held:
+            raise InternalError(
+                f"blocks {sorted(known - held)} are known and have no frame, {sorted(held - known)} have one and are unknown"
+            )
+        if len(held) + ledger.free_blocks != ledger.usable_blocks:
+            raise InternalError(
+                f"{len(held)} blocks hold rows and {ledger.free_blocks} are free, of {ledger.usable_blocks} usable"
+            )
 
     # --- what the control plane and the computer say ------------------------------------------------------------
 
@@ -567,9 +578,18 @@ class Engine:
             terms = self._line.next(self.plane.waiting)
             if terms is None:
                 break
-            self._send(terms)
+            self._send_from_line(terms)
         for request, route in routed:
             self._tell_route(request, route)
+
+    def _send_from_line(self, terms: RequestTerms) -> None:
+        """Its sender is not here to be told, so what goes wrong ends the request."""
+        try:
+            self._send(terms)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"[:500]
+            receipt = Receipt(outcome=Outcome.FAILED, reason=reason, request_id=terms.request_id)
+            self._end(self._requests[terms.request_id], RequestState.FAILED, receipt=receipt)
 
     def _settle_one(self, request: Request, routed: list[tuple[Request, Route]]) -> None:
         work = self.plane.work(request.request_id)

@@ -12,7 +12,15 @@ import torch
 from tenure.arbiter.decision import Decision
 from tenure.claims.blocks import BlockKey
 from tenure.claims.modes import Action
-from tenure.errors import HostTierFullError, PoolSizeError, RowsLostError, TenureError, TransferError, UsageError
+from tenure.errors import (
+    HostTierFullError,
+    InternalError,
+    PoolSizeError,
+    RowsLostError,
+    TenureError,
+    TransferError,
+    UsageError,
+)
 from tenure.pool import HostBlock, HostTier
 from tenure.pool.frames import BlockFrames, BlockRun
 from tenure.runtime.control import ClaimTier, Placement, Work
@@ -134,7 +142,8 @@ class DeviceRows:
             try:
                 with _transfer_errors():
                     self._bring_back(image, work, placement)
-            except TransferError:
+            except TransferError as error:
+                work.failure = str(error)
                 self._drop_image(work)  # its tokens are known, so what it held is computed again
         self._runs[work.request_id] = run
 
@@ -146,7 +155,8 @@ class DeviceRows:
         try:
             for saved in image.blocks:
                 self.verify(saved)
-        except RowsLostError:
+        except RowsLostError as error:
+            work.failure = str(error)
             self._drop_image(work)
             return None
         return image
@@ -259,9 +269,13 @@ class DeviceRows:
             saved.host = None
 
     def check_invariants(self) -> None:
-        """Raise `InternalError` unless frames and host agree with what is held."""
+        """Raise `InternalError` unless frames and host are sound, and the host holds no block that nobody keeps."""
         self.frames.check_invariants()
         self.host.check_invariants()
+        kept = self.tier.held_blocks + sum(len(image.blocks) for image in self._images.values())
+        used = self.host.statistics().used_blocks
+        if used > kept:  # fewer, where a fault lost some
+            raise InternalError(f"the host holds {used} blocks, and claims and paused requests keep {kept}")
 
 
 def _host_of(saved: object) -> HostBlock:

@@ -17,7 +17,7 @@ from tenure.arbiter.decision import Route
 from tenure.arbiter.rules import action_policy
 from tenure.claims.modes import Outcome
 from tenure.claims.receipts import NextStep
-from tenure.errors import ClaimError, PoolSizeError, UsageError
+from tenure.errors import ClaimError, InternalError, PoolSizeError, UsageError
 from tenure.runtime.hf.engine import RequestState
 from tenure.runtime.hf.engine.line import OVERTAKERS
 from tenure.runtime.hf.engine.runners import StreamedRunner
@@ -269,3 +269,51 @@ def test_one_who_stands_in_line_can_leave_it_and_is_told() -> None:
     last = engine.submit(some_ids(4), max_new_tokens=1)
     engine.shutdown()
     assert (small.state, last.state) == (RequestState.CANCELLED, RequestState.FAILED)
+
+
+def test_a_warning_that_is_an_error_leaves_no_request_behind() -> None:
+    engine = make_engine()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ContextLimitWarning):
+            engine.submit(some_ids(5), max_new_tokens=9000)
+    assert not engine.requests
+    engine.run()
+
+
+def test_a_claim_and_a_request_that_stands_in_line_never_share_an_id() -> None:
+    engine = make_engine(usable_blocks=8, policy=action_policy({"active": "defer 1000s, refuse"}))
+    engine.claim(some_ids(4), claim_id="c", mode="best_effort")
+    engine.submit(some_ids(8, seed=90), max_new_tokens=12)
+    large = engine.submit(some_ids(26), max_new_tokens=1)
+    engine._line._overtaken[large.request_id] = OVERTAKERS
+    engine.submit(some_ids(4), max_new_tokens=1, request_id="q")
+    with pytest.raises(ClaimError, match="is the id of a request"):
+        engine.claim(some_ids(8), claim_id="q")
+    with pytest.raises(UsageError, match="is the id of a claim"):
+        engine.submit(some_ids(4), request_id="c")
+
+
+def test_one_who_is_let_out_of_the_line_and_cannot_be_sent_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(usable_blocks=8, policy=action_policy({"active": "defer 1000s, refuse"}))
+    engine.submit(some_ids(8, seed=90), max_new_tokens=3)
+    large = engine.submit(some_ids(26), max_new_tokens=1)
+    engine._line._overtaken[large.request_id] = OVERTAKERS
+    queued = engine.submit(some_ids(4), max_new_tokens=1)
+
+    def broken(_terms: Any) -> None:
+        raise RuntimeError("not now")
+
+    monkeypatch.setattr(engine.plane, "submit", broken)
+    engine.run()
+    assert large.state is RequestState.DONE
+    assert (queued.state, queued.receipt.reason) == (RequestState.FAILED, "RuntimeError: not now")
+
+
+def test_books_that_do_not_agree_are_noticed() -> None:
+    engine = make_engine()
+    engine.submit(some_ids(12), max_new_tokens=1).result()
+    engine.check_invariants()
+    engine.rows.frames.release([next(iter(engine.rows.frames.block_ids))])
+    with pytest.raises(InternalError, match="are known and have no frame"):
+        engine.check_invariants()
