@@ -117,6 +117,8 @@ def _actions(report: BenchReport, model: Any, tokenizer: Any, *, names: Sequence
         progress(name)
         row = run_action(name, scene, cold)
         wrong += row.is_wrong
+        if not row.took_place:
+            raise InternalError(f"row {name} did not do what it is named after: {row.receipt}")
         told = {
             True: "as cold",
             False: "other tokens, said so" if row.is_exact is False else "WRONG",
@@ -258,15 +260,17 @@ def _ttft(engine: Engine, prompt: Sequence[int], *, found_tokens: int, restored:
 
 
 def _decoding_engine(model: Any, tokenizer: Any, *, sessions: int, tokens: int, claims: int) -> Engine:
-    """An engine whose sessions have read their prompts and told their first token."""
+    """An engine whose sessions have read their prompts and told their first token, and keep every block for reuse."""
     size = 16
     blocks = -(-(SESSION_ROWS + 2 * tokens) // size)
     engine = Engine(model, usable_blocks=blocks * sessions + 2 * claims, block_size=size)
     for number in range(claims):
-        engine.claim(text_ids(tokenizer, 2 * size, seed=number + 100), claim_id=f"claim-{number}")
+        claim = engine.claim(text_ids(tokenizer, 2 * size, seed=number + 100), claim_id=f"claim-{number}")
+        if not claim.receipt.accepted:
+            raise InternalError(f"a claim of the bench was not accepted: {claim.receipt.sentence()}")
     for number in range(sessions):
         prompt = text_ids(tokenizer, SESSION_ROWS, seed=number)
-        engine.submit(prompt, max_new_tokens=2 * tokens, stop_ids=(), keep_for_reuse=False)
+        engine.submit(prompt, max_new_tokens=2 * tokens, stop_ids=())
     while any(not request.token_ids for request in engine.requests):
         engine.step()
     return engine

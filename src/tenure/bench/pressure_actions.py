@@ -26,7 +26,7 @@ from tenure.bench.pressure_scene import (
 )
 from tenure.claims.event_types import EventType
 from tenure.claims.events import Event
-from tenure.claims.modes import Outcome, VictimReason
+from tenure.claims.modes import Action, Outcome, VictimReason
 from tenure.claims.receipts import Receipt
 from tenure.claims.telemetry import MemoryTelemetry
 from tenure.errors import UsageError
@@ -51,6 +51,7 @@ class ActionRow:
         reuse_tokens: of the prefix, found on the device or brought back by a later question.
         reuse_ttft_ratio: its time to the first token over the cold one of the same run.
         lost_silently: an accepted claim lost a block before any event said so. Never, or it is a bug.
+        took_place: whether the engine says that it did what the row is named after (with a fault: that the fault struck).
         told: for a row with a fault: what was told to whom.
     """
 
@@ -70,6 +71,7 @@ class ActionRow:
     reuse_ttft_ratio: float | None
     reuse_is_cold: bool | None
     lost_silently: bool
+    took_place: bool
     fault: FaultPoint | None = None
     fault_happened: bool = False
     told: str = ""
@@ -77,9 +79,9 @@ class ActionRow:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether a promise was broken: an exact answer that is not the cold one, or a claim that was lost silently."""
+        """Whether an exact answer is not the cold one, a claim was lost silently, or what the row shows never happened."""
         active_is_wrong = self.is_exact is True and self.answer_is_cold is False
-        return active_is_wrong or self.reuse_is_cold is False or self.lost_silently
+        return active_is_wrong or self.reuse_is_cold is False or self.lost_silently or not self.took_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +97,12 @@ class SweepRow:
     free_before: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Setup:
-    """How a row differs from the others. Without a line there is no claim."""
+    """How a row differs from the others, and what the request's receipt must say of it. Without a line there is no claim."""
 
+    action: Action
+    outcome: Outcome
     line: str = ""
     mode: str = "hard_protected"
     never_admits: bool = False
@@ -108,23 +112,24 @@ class _Setup:
         return action_policy({self.mode: self.line}) if self.line else action_policy()
 
 
+_A, _O = Action, Outcome
 #: Every row, what runs without any contract first.
 ACTIONS: Mapping[str, _Setup] = MappingProxyType(
     {
-        "native": _Setup(),
-        "no_admit": _Setup(never_admits=True),
-        "refuse": _Setup(line="refuse"),
-        "defer": _Setup(line="defer 30s, refuse", releases=True),
-        "defer_bound": _Setup(line="defer 3s, refuse"),
-        "demote": _Setup(line="demote, refuse", mode="demotable"),
-        "expire": _Setup(line="expire, refuse", mode="expiring"),
-        "offload_resident": _Setup(line="offload_resident, refuse", mode="offloadable"),
-        "offload_active": _Setup(line="offload_active, refuse"),
-        "bound_active_live": _Setup(line="bound_active_live, refuse"),
-        "recompute_split": _Setup(line="recompute_split, refuse"),
-        "route_elsewhere": _Setup(line="route_elsewhere, refuse"),
-        "add_capacity": _Setup(line="add_capacity, refuse"),
-        "harm": _Setup(line="harm"),
+        "native": _Setup(_A.SERVE_ACTIVE_EVICT_RESIDENT, _O.SERVED),
+        "no_admit": _Setup(_A.SERVE_ACTIVE_EVICT_RESIDENT, _O.SERVED, never_admits=True),
+        "refuse": _Setup(_A.REFUSE_ACTIVE, _O.REFUSED, "refuse"),
+        "defer": _Setup(_A.SERVE_ACTIVE_EVICT_RESIDENT, _O.SERVED, "defer 30s, refuse", releases=True),
+        "defer_bound": _Setup(_A.REFUSE_ACTIVE, _O.REFUSED, "defer 3s, refuse"),
+        "demote": _Setup(_A.DEMOTE_RESIDENT_CLAIM, _O.SERVED, "demote, refuse", "demotable"),
+        "expire": _Setup(_A.EXPIRE_RESIDENT_CLAIM, _O.SERVED, "expire, refuse", "expiring"),
+        "offload_resident": _Setup(_A.OFFLOAD_RESIDENT, _O.SERVED, "offload_resident, refuse", "offloadable"),
+        "offload_active": _Setup(_A.OFFLOAD_ACTIVE, _O.BOUNDED, "offload_active, refuse"),
+        "bound_active_live": _Setup(_A.BOUND_ACTIVE_LIVE, _O.BOUNDED, "bound_active_live, refuse"),
+        "recompute_split": _Setup(_A.RECOMPUTE_SPLIT, _O.BOUNDED, "recompute_split, refuse"),
+        "route_elsewhere": _Setup(_A.ROUTE_ELSEWHERE, _O.ROUTED, "route_elsewhere, refuse"),
+        "add_capacity": _Setup(_A.CAPACITY_REQUIRED, _O.SERVED, "add_capacity, refuse"),
+        "harm": _Setup(_A.SERVE_ACTIVE_EVICT_RESIDENT, _O.SERVED, "harm"),
     }
 )
 #: Which actions pass by a point where a transfer can fail.
@@ -261,10 +266,18 @@ class _Run:
             reuse_ttft_ratio=None if ttft_s is None else ttft_s / cold.reuse_ttft_s,
             reuse_is_cold=tuple(reuse.token_ids) == cold.reuse if reuse.state is RequestState.DONE else None,
             lost_silently=claim is not None and _lost_silently(self.sink.events, prefix, claim.claim_id),
+            took_place=self._took_place(active),
             fault=self.fault,
             fault_happened=self.fault is not None and self.faults.happened[self.fault] > 0,
             told="" if self.fault is None else self._told(claim, active, reuse),
         )
+
+    def _took_place(self, active: Request) -> bool:
+        if self.fault is not None:
+            return self.faults.happened[self.fault] > 0
+        waited = any(e.event_type is EventType.REQUEST_DEFERRED for e in self._pressed(request_id=ACTIVE))
+        receipt, setup = active.receipt, self.setup
+        return (receipt.action, receipt.outcome, waited) == (setup.action, setup.outcome, "defer" in setup.line)
 
     def close(self) -> tuple[Event, ...]:
         """End whatever stands, so that the trace is whole, and give all of it."""

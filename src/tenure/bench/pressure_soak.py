@@ -38,6 +38,8 @@ LARGEST_PROMPT_BLOCKS = max(PROMPT_BLOCKS)
 NEW_TOKENS = (1, 3)
 ROUNDING = 1e-3
 """Logits closer than this may change places when the same rows were computed in other batches (float32)."""
+LAST_ACTS = 60
+"""Acts of an episode after its last session has come."""
 MAX_STEPS = 5_000
 """Steps after which an episode that has not ended is called wedged: no request here needs a hundred of its own."""
 
@@ -53,7 +55,14 @@ _LINES = (
     "recompute_split, refuse",
     "harm",
 )
-_MODES = tuple(mode for mode in ProtectionMode if mode is not ProtectionMode.ROUTED_REUSE)
+_OFFLOADING = tuple(line for line in _LINES if "offload_resident" in line)
+#: Mostly always: where nothing is kept for reuse, there is little that a claim could lose.
+_REUSE = (ReuseAdmission.ALWAYS,) * 4 + (ReuseAdmission.IF_FREE, ReuseAdmission.NEVER)
+_MODES = (
+    *(mode for mode in ProtectionMode if mode is not ProtectionMode.ROUTED_REUSE),
+    ProtectionMode.OFFLOADABLE,
+    ProtectionMode.HARD_PROTECTED,
+)
 
 
 @dataclass(slots=True)
@@ -119,14 +128,15 @@ class _Episode:
         self._rng, self._text, self._cold, self._result = rng, text, cold, result
         self._now_s = 0.0
         lines = {mode.value: rng.choice(_LINES) for mode in ProtectionMode if mode.reserves_blocks}
+        lines[ProtectionMode.OFFLOADABLE.value] = rng.choice((*_LINES, *_OFFLOADING, *_OFFLOADING, *_OFFLOADING))
         self._sink = _quiet(lambda: self._now_s)
         self._engine = Engine(
             model,
-            usable_blocks=rng.choice((16, 20, 26)),
+            usable_blocks=rng.choice((13, 16, 22)),
             block_size=BLOCK_ROWS,
             host_blocks=rng.choice((12, 40)),
             recall_host_blocks=64,
-            policy=action_policy(lines, reuse_admission=rng.choice(list(ReuseAdmission)), max_deferred_requests=4),
+            policy=action_policy(lines, reuse_admission=rng.choice(_REUSE), max_deferred_requests=4),
             sink=self._sink,
             clock=lambda: self._now_s,
             sleep=self._sleep,
@@ -148,8 +158,11 @@ class _Episode:
 
     def run(self, sessions: int) -> None:
         """So many sessions, mixed; then everything ends, and what is still promised is used."""
-        opened = 0
-        while opened < sessions or self._sessions:
+        opened = acts_left = 0
+        # When all have come, they get only so many more acts: a request that nobody serves must not wait for a chance
+        # cancellation to hide it, but be there when everything is to end.
+        while opened < sessions or (self._sessions and acts_left):
+            acts_left = LAST_ACTS if opened < sessions else acts_left - 1
             if opened < sessions and len(self._sessions) < 6 and self._rng.random() < 0.4:
                 self._open()
                 opened += 1
@@ -168,7 +181,7 @@ class _Episode:
             tenant=rng.choice(TENANTS), history=list(self._text[family : family + length]), turns_left=rng.randint(1, 2)
         )
         self._sessions.append(session)
-        if rng.random() < 0.5:
+        if rng.random() < 0.7:
             self._claim(session)
 
     def _claim(self, session: _Session) -> None:
@@ -193,11 +206,11 @@ class _Episode:
             self._engine.step()
         elif kind < 0.7:
             self._turn(session)
-        elif kind < 0.78:
+        elif kind < 0.8:
             self._disturb(session)
-        elif kind < 0.84:
+        elif kind < 0.85:
             self._sleep(rng.choice((0.3, 1.5)))
-        elif kind < 0.88:
+        elif kind < 0.9:
             self._engine.rows.faults.arm(rng.choice(list(FaultPoint)), after=rng.randint(0, 3))
         else:
             for _ in range(4):

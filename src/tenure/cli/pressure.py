@@ -245,9 +245,11 @@ def _sweep(console: Console, sizes: Sizes, *, picture: Path) -> None:
 
 def _show_verdict(console: Console, rows: Sequence[ActionRow], broken: Sequence[ActionRow]) -> None:
     for row in broken:
-        what = (
-            "an accepted claim was lost without a word" if row.lost_silently else "an exact answer is not the cold one"
-        )
+        what = "an exact answer is not the cold one"
+        if row.lost_silently:
+            what = "an accepted claim was lost without a word"
+        elif not row.took_place:
+            what = f"it did not take place, the request was told: {row.receipt}"
         console.print(f"[red]{row.action}{'' if row.fault is None else f' with {row.fault.value}'}: {what}[/]")
     if not broken:
         console.print(

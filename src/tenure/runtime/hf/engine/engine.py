@@ -182,7 +182,7 @@ class Engine:
             identity=computed_identity(model, tokenizer) if identity is None else identity,
             adapters=self.adapters,
         )
-        self._chunk_rows, self._max_waiting = chunk_rows, max_waiting
+        self._max_waiting = max_waiting
         self._least_arena_blocks = least_arena_blocks
         self._router, self._on_route = router, on_route
         self._requests: dict[str, Request] = {}
@@ -338,7 +338,7 @@ class Engine:
         hasher = BlockHasher(identity)
         keys = self._naming.keys(hasher, ids)
         blocks = -(-(len(ids) + max(0, max_new_tokens - 1)) // self.block_size)
-        plan = make_live_plan(blocks, given=live_plan, chunk_blocks=self._chunk_rows // self.block_size)
+        plan = make_live_plan(blocks, given=live_plan)
         terms = RequestTerms(
             request_id=self._name("request") if request_id is None else request_id,
             keys=keys,

@@ -13,6 +13,8 @@ from tenure.runtime.hf.attention import watch_queries
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+PLAN_PARTS = 40
+"""Parts of a schedule, about at most: every event about the request lists them."""
 LEAST_STREAMED_BLOCKS = 2
 """Blocks of the smallest arena that rows on the host can be streamed through: one stays while another passes."""
 
@@ -50,12 +52,15 @@ def shows_queries(model: PreTrainedModel) -> bool:
     return True
 
 
-def live_plan(blocks: int, *, given: LivePlan | None, chunk_blocks: int) -> LivePlan:
-    """How a request's blocks come to be: as given, or in chunks. Raises `UsageError` for a plan that is too small."""
+def live_plan(blocks: int, *, given: LivePlan | None) -> LivePlan:
+    """How a request's blocks come to be: as given, or in small parts. Raises `UsageError` for a plan that is too small.
+
+    The largest part is what has to fit when the request is streamed or recomputed, so parts are as small as streaming
+    allows, and larger only where there would be more than `PLAN_PARTS` of them to write down.
+    """
     if given is None:
-        return LivePlan(
-            chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=max(LEAST_STREAMED_BLOCKS, chunk_blocks))
-        )
+        part_blocks = max(LEAST_STREAMED_BLOCKS, blocks // PLAN_PARTS)
+        return LivePlan(chunk_blocks=even_chunks(total_blocks=blocks, chunk_blocks=part_blocks))
     if given.max_live_blocks < blocks:
         raise UsageError(
             f"live_plan keeps {given.max_live_blocks} blocks and the request needs {blocks}; a schedule with a window or "
